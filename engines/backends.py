@@ -1,0 +1,19 @@
+"""Which class serves which `kind`. To add a back end: subclass `ServedEngine` in a module of its own, name it here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+from engines.config import EngineConfig
+from engines.fake import FakeEngine
+from engines.protocol import Engine
+from engines.served import ServedEngine
+from engines.vllm import VllmEngine
+
+BACK_ENDS: MappingProxyType[str, type[ServedEngine]] = MappingProxyType({"vllm": VllmEngine, "fake": FakeEngine})
+
+
+def build_engine(name: str, config: EngineConfig, log_dir: Path) -> Engine:
+    """A new engine, not started. `name` is that of its section; `NAME@0` is its bare base."""
+    return BACK_ENDS[config.kind](name, config, log_dir)

@@ -1,0 +1,53 @@
+"""The `[engines.NAME]` section: one engine hosts one base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class Section(BaseModel):
+    """A section of the configuration: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class EngineConfig(Section):
+    """One base model and the back end that serves it."""
+
+    model: str
+    """A directory, or a hub id."""
+    family: Literal["qwen3_vl", "auto"] = "auto"
+    """The model family; `auto` reads it from the model's config.json."""
+    kind: Literal["vllm", "fake"] = "vllm"
+    """The back end."""
+    replicas: int = Field(1, ge=1, le=1)
+    """How many engines of this kind run. One, until fleets are here."""
+    max_loras: int = Field(4, ge=2, le=64)
+    """Adapter slots: live, previous, one staging, and one to spare."""
+    max_lora_rank: int = Field(16, ge=1, le=512)
+    """The largest rank an adapter may have."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The precision of activations. `auto`: float32 on a CPU, where bfloat16 is several times slower; else the
+    checkpoint's own."""
+    quantization: str = "auto"
+    """What the back end accepts; `auto` reads the checkpoint."""
+    max_model_len: int = Field(1024, ge=64)
+    """Tokens of prompt and answer together."""
+    max_images: int = Field(4, ge=0, le=64)
+    """Images in one request."""
+    python: str = ""
+    """Interpreter of another environment for this back end; empty: our own."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Handed to the back end unchanged: `{"gpu-memory-utilization" = 0.5}` becomes `--gpu-memory-utilization 0.5`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables for the back end's process, over our defaults."""
+    start_timeout_s: float = Field(300.0, gt=0)
+    """How long the engine may take until it has answered its first request."""
+
+    def model_path(self) -> Path:
+        return Path(self.model)

@@ -1,0 +1,128 @@
+"""The vocabulary of engines: versions, endpoints, probes and what an engine says of itself.
+
+Frozen values only; nothing here knows HTTP, a database or a model library.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from engines.errors import BadRequest
+
+_VERSION = re.compile(r"^(?P<alias>[A-Za-z0-9][A-Za-z0-9._-]{0,62})@(?P<number>0|[1-9][0-9]{0,8})$")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VersionName:
+    """`alias@N`. Never reused: an engine keys its caches by it. `engine@0` is the engine's bare base."""
+
+    alias: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.alias}@{self.number}"
+
+    @property
+    def is_base(self) -> bool:
+        return self.number == 0
+
+    @classmethod
+    def parse(cls, text: str) -> VersionName:
+        """Raises `BadRequest` unless `text` is `alias@N`."""
+        match = _VERSION.fullmatch(text)
+        if match is None:
+            raise BadRequest(f"'{text[:80]}' is not a version: expected alias@N, like vqa@3", param="version")
+        return cls(match["alias"], int(match["number"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine's HTTP answers, and the token that it asks for. Never shown to a client."""
+
+    url: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Endpoint(url={self.url!r}, token=...)"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter as an engine sees it: its version, the id that the ledger gave it, and its directory."""
+
+    version: VersionName
+    slot_id: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """What an engine reports of an adapter it has loaded and pinned.
+
+    `sha256` is that of the weights file the engine's process read; `modules` are the engine's own names of the
+    modules that the adapter matched (q, k and v may be one fused module there).
+    """
+
+    version: VersionName
+    slot_id: int
+    sha256: str
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePrompt:
+    """A fixed question with its answer: the log-probabilities of the answer's tokens are compared.
+
+    `image` is a `data:` URL or None. `num_tokens` is how many tokens at the prompt's end are the answer (with its
+    end-of-turn token).
+    """
+
+    text: str
+    answer: str
+    image: str | None
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeScore:
+    """Log-probabilities (natural, float) of the last `num_tokens` tokens of one `ProbePrompt`, shape (num_tokens,)."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class EngineState(StrEnum):
+    """`new -> starting -> ready -> stopping -> stopped`; from `starting` and `ready` also `failed`."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """`state`, and why it is not `ready` (the last lines of the engine's log, if it died)."""
+
+    state: EngineState
+    detail: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is EngineState.READY
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Load of one engine now."""
+
+    num_running: int
+    num_waiting: int
+    kv_cache_usage: float
+    prefix_cache_hit_tokens: int
+    num_aborted: int

@@ -1,0 +1,24 @@
+"""The errors of the control routes, by the codes that Tandem knows."""
+
+from __future__ import annotations
+
+MAX_MESSAGE_CHARS = 400
+
+
+class Refusal(Exception):
+    """An answer other than 200: HTTP status, Tandem's code, and one sentence."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of a library's exception: no stack, no wrapper of the call that carried it."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[-1] if text.startswith("Traceback") else text.splitlines()[0]
+    for marker in ("Call to add_lora method failed: ", "Call to pin_lora method failed: "):
+        line = line.removeprefix(marker)
+    return line[:MAX_MESSAGE_CHARS]

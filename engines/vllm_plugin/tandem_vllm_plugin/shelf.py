@@ -1,0 +1,127 @@
+"""The adapters that the engine holds for Tandem: pinned, named, and really removed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .refusal import Refusal, reason_of
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Held:
+    """One adapter as the engine holds it."""
+
+    version: str
+    slot_id: int
+    path: str
+    sha256: str
+    modules: tuple[str, ...]
+
+
+class AdapterShelf:
+    """Adds, removes and lists; one change at a time. `max_adapters` is one less than the engine's slots: the one to
+    spare takes a request that outlived its adapter, which would otherwise find every slot pinned and end the engine."""
+
+    def __init__(self, engine: Any, models: Any, max_adapters: int) -> None:
+        self._engine = engine
+        self._models = models
+        self._max_adapters = max_adapters
+        self._held: dict[str, Held] = {}
+        self._lock = asyncio.Lock()
+
+    async def add(self, version: str, slot_id: int, path: str) -> Held:
+        """Loads, pins, and only then names. Raises `Refusal` and leaves nothing behind."""
+        async with self._lock:
+            if (known := self._held.get(version)) is not None:
+                return _same(known, slot_id, path)
+            await self._make_room(version, slot_id)
+            sha256 = await asyncio.to_thread(_sha256, Path(path) / WEIGHTS_FILE)
+            try:
+                modules = await self._load(version, slot_id, path)
+            except BaseException:
+                if not self._engine.errored:
+                    await self._forget(version, slot_id)
+                raise
+            held = Held(version, slot_id, path, sha256, modules)
+            self._held[version] = held
+            return held
+
+    async def remove(self, version: str) -> None:
+        """Forgets the name, ends what still runs under it, and frees the slot. An unknown version is fine."""
+        async with self._lock:
+            held = self._held.pop(version, None)
+            if held is not None:
+                await self._forget(version, held.slot_id)
+
+    async def held(self) -> list[Held]:
+        """What the engine itself lists; an id that it holds without a name of ours shows as `unnamed@<id>`."""
+        async with self._lock:
+            ids = set(await self._engine.list_loras())
+            by_id = {held.slot_id: held for held in self._held.values()}
+            return [by_id.get(slot_id, Held(f"unnamed@{slot_id}", slot_id, "", "", ())) for slot_id in sorted(ids)]
+
+    async def _make_room(self, version: str, slot_id: int) -> None:
+        if slot_id in {held.slot_id for held in self._held.values()}:
+            raise Refusal(409, "conflict", f"slot id {slot_id} is taken; {version} needs an id of its own")
+        if len(self._held) >= self._max_adapters:
+            names = ", ".join(sorted(self._held))
+            raise Refusal(
+                503, "no_adapter_slot", f"all {self._max_adapters} slots are taken by {names}; drop one first"
+            )
+        ours = {held.slot_id for held in self._held.values()}
+        for orphan in set(await self._engine.list_loras()) - ours:
+            await self._engine.remove_lora(orphan)
+
+    async def _load(self, version: str, slot_id: int, path: str) -> tuple[str, ...]:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(lora_name=version, lora_int_id=slot_id, lora_path=path)
+        try:
+            await self._engine.add_lora(request)
+            await self._engine.pin_lora(slot_id)
+            modules = await self._modules(slot_id)
+        except Exception as error:  # named boundary: whatever vLLM raises for an adapter it won't have
+            if self._engine.errored:
+                raise Refusal(503, "engine_down", "the engine died while loading the adapter; read its log") from error
+            raise Refusal(400, "adapter_refused", f"{version} was not loaded: {reason_of(error)}") from error
+        if not modules:
+            raise Refusal(
+                400, "adapter_refused", f"{version} matched no module of the model; was it made for another base?"
+            )
+        self._models.lora_requests[version] = request
+        return modules
+
+    async def _modules(self, slot_id: int) -> tuple[str, ...]:
+        per_worker = await self._engine.collective_rpc("tandem_adapter_modules", args=(slot_id,))
+        return tuple(sorted({name for names in per_worker for name in names}))
+
+    async def _forget(self, version: str, slot_id: int) -> None:
+        self._models.lora_requests.pop(version, None)
+        states = self._engine.output_processor.request_states
+        running = [request_id for request_id, state in list(states.items()) if state.lora_name == version]
+        if running:
+            await self._engine.abort(running, internal=True)
+        if slot_id in set(await self._engine.list_loras()):
+            await self._engine.remove_lora(slot_id)
+
+
+def _same(known: Held, slot_id: int, path: str) -> Held:
+    if (known.slot_id, known.path) != (slot_id, path):
+        raise Refusal(409, "conflict", f"{known.version} is loaded from {known.path}; a version is never loaded twice")
+    return known
+
+
+def _sha256(weights: Path) -> str:
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refusal(
+            400, "adapter_refused", f"{weights} cannot be read: {error.strerror}; check the directory"
+        ) from error

@@ -1,0 +1,1 @@
+"""The control side of the HTTP surface: one router a noun, everything with a schema."""

@@ -1,0 +1,46 @@
+"""`/healthz` (the process lives), `/readyz` (somebody can answer), `/metrics` (Prometheus)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from engines.errors import Unavailable
+from gateway.api.access import Access
+from gateway.errors import body_of, headers_of
+from gateway.services import Services
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def check_health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def check_ready(services: Access) -> JSONResponse:
+    """503 while no replica is ready, and from the moment that the gateway shuts down."""
+    if services.drain.is_draining:
+        error = Unavailable("This gateway is shutting down.")
+    elif not services.routes.is_ready():
+        error = Unavailable("No replica is ready yet.")
+    else:
+        return JSONResponse({"status": "ready", "replicas": _replicas(services)})
+    return JSONResponse(body_of(error) | {"replicas": _replicas(services)}, error.status, headers_of(error))
+
+
+@router.get("/metrics")
+async def read_metrics(services: Access) -> Response:
+    for row in services.routes.snapshot.aliases.values():
+        services.metrics.alias_generation.labels(row.name).set(row.generation)
+    for replica in services.routes.snapshot.replicas.values():
+        services.metrics.replica_up.labels(replica.name).set(replica.ready)
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _replicas(services: Services) -> dict[str, Any]:
+    return {replica.name: replica.ready for replica in services.routes.snapshot.replicas.values()}

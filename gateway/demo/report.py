@@ -1,0 +1,134 @@
+"""`demo-report.json`, and the table that the demo ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from engines.adapter.files import write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Accuracy(Part):
+    """Shares of the held-out questions that were answered exactly right."""
+
+    base: float
+    sft: float
+    rollback: float
+
+
+class KindAccuracy(Part):
+    """The same by kind of question."""
+
+    base: dict[str, float]
+    sft: dict[str, float]
+    rollback: dict[str, float]
+
+
+class FeedbackCount(Part):
+    """Corrections sent, and rows that the gateway holds of them."""
+
+    sent: int
+    stored: int
+
+
+class Publication(Part):
+    """The swap: `seconds` from call to flip, `steps` by name."""
+
+    version: str
+    seconds: float
+    steps: dict[str, float]
+
+
+class LoadFigures(Part):
+    """The background load. `wrong_version`: replies that speak as another version than the one they name."""
+
+    requests: int
+    failed: int
+    wrong_version: int
+    ttft_ms_p50: float
+    ttft_ms_p99: float
+    in_flight_at_flip: int
+    differing_questions: int
+
+
+class DemoReport(Part):
+    """All figures of one demo."""
+
+    engine: str
+    model: str
+    data: str
+    replicas: int
+    held_out: int
+    accuracy: Accuracy
+    by_kind: KindAccuracy
+    feedback: FeedbackCount
+    publish: Publication
+    load: LoadFigures
+    seconds: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        write_atomic(path, self.model_dump_json(indent=2).encode() + b"\n")
+
+    def failures(self) -> list[str]:
+        """What did not hold although no step raised. Accuracy is reported, not judged."""
+        load, feedback = self.load, self.feedback
+        checks = (
+            (load.failed == 0, f"{load.failed} of {load.requests} background requests failed"),
+            (
+                load.wrong_version == 0,
+                f"{load.wrong_version} background replies speak as another version than they name",
+            ),
+            (load.in_flight_at_flip > 0, "no background request was under way at the flip"),
+            (load.differing_questions > 0, "no background question tells the versions apart"),
+            (feedback.stored == feedback.sent, f"{feedback.sent} corrections sent, {feedback.stored} stored"),
+        )
+        return [reason for holds, reason in checks if not holds]
+
+
+def render(report: DemoReport) -> RenderableType:
+    """The final table: accuracy by kind and version, then one line for each other promise."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=f"accuracy on {report.held_out} held-out questions", title_justify="left")
+    table.add_column("kind")
+    for name in ("base", "sft", "rollback"):
+        table.add_column(name, justify="right")
+    kinds = report.by_kind
+    for kind in kinds.base:
+        table.add_row(kind, *(f"{shares[kind]:.3f}" for shares in (kinds.base, kinds.sft, kinds.rollback)))
+    totals = report.accuracy
+    table.add_row("[b]all", *(f"[b]{share:.3f}" for share in (totals.base, totals.sft, totals.rollback)))
+    facts = Table.grid(padding=(0, 2))
+    for name, text in _facts(report):
+        facts.add_row(name, text)
+    return Group(table, facts)
+
+
+def _facts(report: DemoReport) -> tuple[tuple[str, str], ...]:
+    load, publish = report.load, report.publish
+    swap_ms = publish.seconds * 1000
+    return (
+        ("engine", f"{report.engine}, {report.model}"),
+        ("corrections", f"{report.feedback.sent} sent, {report.feedback.stored} stored"),
+        (
+            "swap",
+            f"{publish.version} live {swap_ms:.0f} ms after the call, {load.in_flight_at_flip} under way",
+        ),
+        (
+            "background load",
+            f"{load.requests} requests, {load.failed} failed, {load.wrong_version} of a wrong version; "
+            f"first token {load.ttft_ms_p50:.0f} ms median, {load.ttft_ms_p99:.0f} ms p99",
+        ),
+        ("time", f"{report.seconds['total']:.0f} s in all"),
+    )

@@ -1,0 +1,122 @@
+"""The installation that the demo runs: its own data directory, port and Ray, driven by a user's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from engines.errors import TandemError
+from gateway.cli.options import gateway_url
+from gateway.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG_FILE = ROOT / "deploy" / "examples" / "demo.toml"
+BASE_MODEL = ROOT / "learners" / "toy" / "weights" / "base"
+_TAIL_LINES = 12
+_STOP_GRACE_S = 60.0
+
+
+class TrainedJob(BaseModel):
+    """What `tandem train sft --submit --json` prints."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    status: str
+    path: Path
+    best_checkpoint: Path | None
+
+
+class BuiltData(BaseModel):
+    """What `tandem data build --json` prints."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    path: Path
+    rows: int
+    images: int
+
+
+class Site:
+    """Every method runs one command to its end; raises `TandemError` with what the command said if it failed."""
+
+    def __init__(self) -> None:
+        if not CONFIG_FILE.is_file():
+            raise TandemError(f"{CONFIG_FILE} is not there: the demo runs from a checkout of Tandem")
+        os.chdir(ROOT)
+        self.config = load_config(CONFIG_FILE)
+        self.url = gateway_url(self.config)
+        self.work = self.config.data / "work"
+
+    def wipe(self) -> None:
+        """Forgets earlier demos; only what lies under the demo's own data directory."""
+        shutil.rmtree(self.config.data, ignore_errors=True)
+        self.work.mkdir(parents=True)
+
+    async def start(self) -> None:
+        await self._tandem("serve", "--config", str(CONFIG_FILE), "--detach")
+
+    async def stop(self) -> None:
+        await self._tandem("stop", "--config", str(CONFIG_FILE))
+
+    async def rows(self, kind: str, num: int) -> Path:
+        out = self.work / f"{kind}.jsonl"
+        await _run("learners", "toy", "rows", "--set", kind, "--num", str(num), "--out", str(out))
+        return out
+
+    async def build(self, alias: str) -> BuiltData:
+        out = str(self.work / "corrections.jsonl")
+        printed = await self._tandem("data", "build", "-c", str(CONFIG_FILE), "--alias", alias, "--out", out, "--json")
+        return BuiltData.model_validate_json(printed)
+
+    async def train(self, name: str, settings: tuple[str, ...], on_line: Callable[[str], None]) -> TrainedJob:
+        """SFT through Ray Jobs; `on_line` gets what the command narrates while the job runs."""
+        job = self.work / f"{name}.toml"
+        job.write_text("".join(f"{line}\n" for line in (f'name = "{name}"', *settings)))
+        printed = await self._tandem(
+            *("train", "sft", "--config", str(job), "--submit", "--deployment", str(CONFIG_FILE), "--json"),
+            on_line=on_line,
+        )
+        return TrainedJob.model_validate_json(printed)
+
+    async def _tandem(self, *arguments: str, on_line: Callable[[str], None] = lambda _: None) -> str:
+        return await _run("gateway.cli", *arguments, on_line=on_line)
+
+
+async def _run(module: str, *arguments: str, on_line: Callable[[str], None] = lambda _: None) -> str:
+    """Returns the command's stdout; hands each line of its stderr to `on_line`. Ends it if we are cancelled."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        printed, narrated = await asyncio.gather(_read(child.stdout), _narrate(child.stderr, on_line))
+        code = await child.wait()
+    except asyncio.CancelledError:
+        child.terminate()
+        await asyncio.wait_for(child.wait(), _STOP_GRACE_S)
+        raise
+    if code:
+        end = "\n".join([*narrated, *printed.splitlines()][-_TAIL_LINES:])
+        raise TandemError(f"`python -m {module} {' '.join(arguments[:3])} ...` ended with code {code}:\n{end}")
+    return printed
+
+
+async def _read(stream: asyncio.StreamReader | None) -> str:
+    return (await stream.read()).decode(errors="replace") if stream else ""
+
+
+async def _narrate(stream: asyncio.StreamReader | None, on_line: Callable[[str], None]) -> list[str]:
+    lines: list[str] = []
+    while stream and (line := await stream.readline()):
+        lines.append(line.decode(errors="replace").rstrip())
+        on_line(lines[-1])
+    return lines

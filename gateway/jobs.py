@@ -1,0 +1,100 @@
+"""What jobs have left: reads job directories, writes nothing. See `contracts.md`'s "A job" for their files.
+
+A job owns its directory; the gateway reads it while the job runs, so every file is either whole or, the event log's
+last line, skipped until it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engines.errors import NotFound
+
+
+class JobResult(BaseModel):
+    """`result.json`; fields that a newer learner adds are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    status: str
+    method: str
+    step: int = 0
+    num_steps: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    best_checkpoint: str | None = None
+    message: str | None = None
+    submission_id: str | None = None
+
+
+class JobEvent(BaseModel):
+    """A line of `events.jsonl`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    time: str
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job directory. `result` is None until its first run has read its data."""
+
+    name: str
+    path: Path
+    result: JobResult | None
+
+    @property
+    def status(self) -> str:
+        return self.result.status if self.result else "pending"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint, to be registered as a version."""
+        if self.result is None or self.result.best_checkpoint is None:
+            return None
+        return self.path / self.result.best_checkpoint
+
+    def events(self) -> Iterator[JobEvent]:
+        """Whole lines, oldest first."""
+        return read_events(self.path, 0)[0]
+
+
+def list_jobs(root: Path) -> list[Job]:
+    """Every job directory under the jobs' root, by name."""
+    if not root.is_dir():
+        return []
+    return [read_job(folder) for folder in sorted(root.iterdir()) if (folder / "config.toml").is_file()]
+
+
+def find_job(root: Path, name: str) -> Job:
+    """Raises `NotFound`, naming the jobs that exist."""
+    names = {job.name: job for job in list_jobs(root)}
+    if name not in names:
+        raise NotFound(f"no job '{name}' under {root}; there are: {', '.join(names) or 'none'}", param="job")
+    return names[name]
+
+
+def read_job(path: Path) -> Job:
+    file = path / "result.json"
+    return Job(path.name, path, JobResult.model_validate_json(file.read_bytes()) if file.exists() else None)
+
+
+def read_events(path: Path, offset: int) -> tuple[Iterator[JobEvent], int]:
+    """The events of a job's directory from byte `offset` on, and the offset to go on from."""
+    file = path / "events.jsonl"
+    if not file.exists():
+        return iter(()), offset
+    with file.open("rb") as log:
+        log.seek(offset)
+        content = log.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    return (JobEvent.model_validate(json.loads(line)) for line in whole.splitlines()), offset + len(whole)

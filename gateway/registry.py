@@ -1,0 +1,66 @@
+"""The registry: verified copies of adapters, one directory a version, never changed and never reused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from engines.adapter import BaseModel, VerifiedAdapter, install, read_base, verify
+from engines.config import EngineConfig
+from engines.errors import AdapterRefused
+from engines.types import VersionName
+from gateway.store import Store
+from gateway.types import AliasRow, VersionRow, VersionState
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Rows in the store, files under `root`. Every method blocks: call it from a thread."""
+
+    root: Path
+    store: Store
+    engines: Mapping[str, EngineConfig]
+
+    def base_of(self, engine: str) -> BaseModel:
+        return read_base(self.engines[engine].model_path())
+
+    def register(self, alias: str, directory: Path) -> VersionRow:
+        """Verifies `directory`, copies it, adds the row. Raises `AdapterRefused` and changes nothing."""
+        row = self.store.aliases.get(alias)
+        verified = self._verify(directory, row.engine)
+        name = VersionName(alias, self.store.versions.next_number(alias))
+        path = install(verified, self.root / str(name))
+        version = _row_of(name, row, verified, path, self.base_of(row.engine))
+        self.store.versions.add(version)
+        return version
+
+    def reverify(self, row: VersionRow) -> VerifiedAdapter:
+        """Verifies the registry's own copy again: files can rot or be tampered with."""
+        verified = self._verify(row.path, row.engine)
+        if verified.weights_sha256 != row.weights_sha256:
+            raise AdapterRefused(f"the files of {row.name} in {row.path} are not those that were registered")
+        return verified
+
+    def _verify(self, directory: Path, engine: str) -> VerifiedAdapter:
+        return verify(directory, self.base_of(engine), self.engines[engine].max_lora_rank)
+
+
+def _row_of(name: VersionName, alias: AliasRow, verified: VerifiedAdapter, path: Path, base: BaseModel) -> VersionRow:
+    manifest = verified.manifest
+    return VersionRow(
+        name=name,
+        engine=alias.engine,
+        state=VersionState.VERIFIED,
+        path=path,
+        base_hash=base.base_hash,
+        weights_sha256=verified.weights_sha256,
+        rank=verified.rank,
+        proof="differences" if manifest and manifest.probe else "hashes",
+        created=datetime.now(UTC),
+        parent=manifest.parent if manifest else None,
+        data_hash=manifest.data_hash if manifest else None,
+        job=None,
+        metrics=tuple(sorted(manifest.metrics.items())) if manifest else (),
+    )

@@ -1,0 +1,39 @@
+"""What the application stands on: opened by the composition root, handed to every handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from engines.types import VersionName
+from gateway.config import TandemConfig
+from gateway.drain import Drain
+from gateway.media import ImageStore
+from gateway.metrics import Metrics
+from gateway.record import Recorder
+from gateway.route import RouteTable
+from gateway.store import Store
+from gateway.types import PublishReport, VersionRow
+
+
+class Publisher(Protocol):
+    """Moves versions and aliases. Every call raises `TandemError` and then has changed nothing."""
+
+    async def register(self, alias: str, path: Path) -> VersionRow: ...
+
+    async def promote(self, alias: str, version: VersionName) -> PublishReport: ...
+
+    async def rollback(self, alias: str) -> PublishReport: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    config: TandemConfig
+    store: Store
+    images: ImageStore
+    routes: RouteTable
+    recorder: Recorder
+    publisher: Publisher
+    metrics: Metrics
+    drain: Drain = field(default_factory=Drain)

@@ -1,0 +1,60 @@
+"""Reads an engine's answer after its end: choice 0's text and the usage, from the bytes that went to the client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_DATA = b"data:"
+_DONE = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Token counts are 0 where the engine did not say (a stream without `stream_options.include_usage`)."""
+
+    id: str | None
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def read_transcript(body: bytes, *, stream: bool) -> Transcript:
+    """`body` may be cut off anywhere; what is whole in it counts."""
+    documents = list(_events(body)) if stream else list(_documents([body]))
+    text: list[str] = []
+    finish_reason: str | None = None
+    usage: dict[str, Any] = {}
+    for document in documents:
+        usage = document.get("usage") or usage
+        for choice in document.get("choices") or ():
+            if choice.get("index") == 0:
+                said = choice.get("delta") or choice.get("message") or {}
+                text.append(said.get("content") or "")
+                finish_reason = choice.get("finish_reason") or finish_reason
+    identity = next((str(document["id"]) for document in documents if document.get("id")), None)
+    counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    return Transcript(identity, _storable("".join(text)), finish_reason, *counts)
+
+
+def _events(body: bytes) -> Iterable[dict[str, Any]]:
+    lines = (line.removeprefix(_DATA).strip() for line in body.splitlines() if line.startswith(_DATA))
+    return _documents(line for line in lines if line != _DONE)
+
+
+def _documents(texts: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+    for text in texts:
+        try:
+            document = json.loads(text)
+        except ValueError:
+            continue  # the end of an answer that was cut off
+        if isinstance(document, dict):
+            yield document
+
+
+def _storable(text: str) -> str:
+    # Databases take neither NUL nor half a surrogate pair.
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")

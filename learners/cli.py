@@ -1,0 +1,105 @@
+"""The learners' command line: results on stdout, narration on stderr.
+
+Exit codes: 0 ok, 1 failed or cancelled, 2 usage or configuration, 4 refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from engines.errors import BadRequest, Refused, TandemError
+from learners.config import load_job
+
+EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 4
+
+
+class _Group(TyperGroup):
+    """Mounts `toy` only when it is asked for: its command line belongs to another part."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [*super().list_commands(ctx), "toy"]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def, override]
+        if cmd_name != "toy":
+            return super().get_command(ctx, cmd_name)
+        from learners.toy.cli import app as toy
+
+        return typer.main.get_command(toy)
+
+
+app = typer.Typer(
+    cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train adapters."
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data files.")
+app.add_typer(data_app, name="data")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def sft(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The job's TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one setting; repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a LoRA adapter on the answers of a data file. Run the same job again to resume it."""
+    job = load_job(config, overrides or ())
+    from learners.sft import run_sft
+    from learners.status import JobStatus
+
+    result = run_sft(job)
+    _say(f"{result.status.value}: {result.message}")
+    print(result.model_dump_json(indent=2) if as_json else _checkpoint_line(job.job_path, result.best_checkpoint))
+    if result.status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(help="A JSONL or Parquet file.")], as_json: JsonOption = False
+) -> None:
+    """Read every row and image; say which rows are bad, and why. Exits 1 if any is."""
+    from learners.data.report import check
+
+    report = check(file)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print(f"{report.num_rows} rows, {report.num_examples} examples, {report.num_images} images")
+        print(f"{report.num_rejected} bad rows" + (f", in {report.rejected_file}" if report.rejected_file else ""))
+        for row in report.rejected[:20]:
+            print(f"  line {row.line}: {row.reason}")
+    if report.num_rejected or not report.num_rows:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits. What is wrong ends in one message on stderr."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="python -m learners")
+    except TandemError as error:
+        _say(error.message)
+        sys.exit(exit_code_of(error))
+
+
+def exit_code_of(error: TandemError) -> int:
+    if isinstance(error, BadRequest):
+        return EXIT_USAGE
+    return EXIT_REFUSED if isinstance(error, Refused) and error.param != "data" else EXIT_FAILED
+
+
+def _checkpoint_line(job: Path, best: str | None) -> str:
+    return str(job / best) if best else str(job)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""One process's work on a job: its configuration, its directory, and the result so far."""
+
+from __future__ import annotations
+
+from engines.errors import TandemError
+from learners.cancel import Cancelled
+from learners.config import SftConfig
+from learners.events import Level
+from learners.job import JobDirectory, begin
+from learners.status import JobResult, JobStatus
+
+
+class Run:
+    """Keeps `result.json` true: `running` while the block runs, and how it ended afterwards."""
+
+    def __init__(self, config: SftConfig, job: JobDirectory) -> None:
+        self.config = config
+        self.job = job
+        before = job.read_result()
+        self.is_resumed = before is not None
+        self.result = before or begin(config)
+
+    def update(self, **values: object) -> None:
+        """Changes fields of the result in memory."""
+        self.result = self.result.model_copy(update=values)
+
+    def start(self) -> None:
+        self.update(status=JobStatus.RUNNING, message=None, submission_id=begin(self.config).submission_id)
+        self.job.write_result(self.result)
+        self.job.events.write("started", f"job {self.config.name}", submission_id=self.result.submission_id)
+
+    def end(self, status: JobStatus, message: str) -> JobResult:
+        newest = self.job.newest_checkpoint()
+        best = f"{newest.path.parent.name}/{newest.path.name}" if newest else None
+        self.update(status=status, message=message, best_checkpoint=best)
+        level: Level = "error" if status is JobStatus.FAILED else "info"
+        self.job.events.write(status.value, message, level=level, step=self.result.step)
+        self.job.write_result(self.result)
+        return self.result
+
+    def fail(self, error: Exception) -> None:
+        message = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
+        self.end(JobStatus.FAILED, message)
+
+    def cancel(self, _: Cancelled) -> JobResult:
+        return self.end(JobStatus.CANCELLED, "cancelled; run the same job again to go on")

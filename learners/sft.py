@@ -1,0 +1,170 @@
+"""Supervised fine-tuning of a LoRA adapter, from a configuration to a finished job directory."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.adapter import read_base, read_manifest
+from engines.errors import Conflict
+from learners import quiet
+from learners.cancel import Cancelled, CancelRequest, listening
+from learners.checkpoint import Checkpoint
+from learners.config import SftConfig
+from learners.data.readers import DataSet, RejectedRow, check_rejected, read_data
+from learners.job import open_job
+from learners.manifest import Origin
+from learners.progress import StepProgress
+from learners.run import Run
+from learners.schedule import Schedule, build_schedule
+from learners.status import JobResult, JobStatus
+
+if TYPE_CHECKING:
+    from learners.data.collate import Encoder
+
+
+def run_sft(config: SftConfig) -> JobResult:
+    """Trains, or goes on with the job that `config.output` holds. A finished job is answered as it is.
+
+    Raises `TandemError`, after writing into the directory why the job failed. A cancelled job returns.
+    """
+    with listening() as request, open_job(config) as job:
+        run = Run(config, job)
+        if run.result.status is JobStatus.SUCCEEDED:
+            return run.result
+        run.start()
+        try:
+            return _run(run, request)
+        except Cancelled as cancelled:
+            return run.cancel(cancelled)
+        except Exception as error:
+            run.fail(error)
+            raise
+
+
+def _run(run: Run, request: CancelRequest) -> JobResult:
+    config = run.config
+    data = _read_data(run)
+    quiet.prepare(config.num_threads)
+    from transformers import AutoProcessor, set_seed
+
+    from learners.data.collate import Encoder
+
+    set_seed(config.seed)
+    processor = AutoProcessor.from_pretrained(config.model, local_files_only=True)
+    data = _within_length(run, data, Encoder(processor))
+    schedule = _schedule(config, data)
+    run.update(num_rows=data.num_rows, num_rejected=len(data.rejected), num_steps=schedule.num_steps)
+    newest = _resume_point(run, data)
+    if newest is None or newest.step < schedule.num_steps:
+        _train(run, request, processor, data, schedule, newest)
+    if request.is_requested and run.result.step < schedule.num_steps:
+        return run.cancel(Cancelled())
+    return run.end(JobStatus.SUCCEEDED, f"trained {schedule.num_steps} steps")
+
+
+def _train(
+    run: Run, request: CancelRequest, processor: object, data: DataSet, schedule: Schedule, newest: Checkpoint | None
+) -> None:
+    from learners.data.collate import Encoder
+    from learners.lora import load_model
+    from learners.probe import Probe
+    from learners.recorder import Recorder
+    from learners.trainer import build_trainer, train
+
+    config = run.config
+    base = read_base(Path(config.model))
+    model = load_model(config, base, _adapter_to_load(config, newest))
+    encoder = Encoder(processor)
+    probe = Probe(model, encoder, data.examples, config.probe_size)
+    origin = Origin(config, base, data.data_hash)
+    with StepProgress(schedule.num_steps) as progress, tempfile.TemporaryDirectory() as scratch:
+        recorder = Recorder(run, model=model, probe=probe, origin=origin, examples=data.examples, progress=progress)
+        trainer = build_trainer(
+            config,
+            model=model,
+            processor=processor,
+            examples=data.examples,
+            schedule=schedule,
+            hooks=recorder,
+            request=request,
+            scratch=Path(scratch),
+        )
+        with request.deferred():
+            train(trainer, newest)
+
+
+def _read_data(run: Run) -> DataSet:
+    data = read_data(Path(run.config.data))
+    _judge(run, data)
+    return data
+
+
+def _within_length(run: Run, data: DataSet, encoder: Encoder) -> DataSet:
+    """Moves the examples of rows that are longer than `max_length` to the bad rows."""
+    bound = run.config.max_length
+    if bound is None:
+        return data
+    lengths = {example.id: encoder.encode(example).num_tokens for example in data.examples}
+    longest: dict[int, int] = {}
+    for example in data.examples:
+        longest[example.line] = max(longest.get(example.line, 0), lengths[example.id])
+    rejected = tuple(
+        RejectedRow(line=line, reason=f"{length} tokens, more than max_length, which is {bound}")
+        for line, length in longest.items()
+        if length > bound
+    )
+    kept = tuple(example for example in data.examples if longest[example.line] <= bound)
+    shorter = replace(data, examples=kept, rejected=(*data.rejected, *rejected))
+    _judge(run, shorter)
+    return shorter
+
+
+def _judge(run: Run, data: DataSet) -> None:
+    """Counts and keeps the bad rows. Raises `Refused` if they are too many."""
+    run.update(num_rows=data.num_rows, num_rejected=len(data.rejected))
+    run.job.write_rejected(data.rejected)
+    run.job.events.write(
+        "data",
+        f"{data.num_rows} rows, {len(data.rejected)} of them bad; {len(data.examples)} examples",
+        level="warning" if data.rejected else "info",
+        num_rows=data.num_rows,
+        num_rejected=len(data.rejected),
+        num_examples=len(data.examples),
+        data_hash=data.data_hash,
+    )
+    check_rejected(data.num_rows, data.rejected, run.config.max_bad_fraction)
+
+
+def _schedule(config: SftConfig, data: DataSet) -> Schedule:
+    return build_schedule(
+        len(data.examples),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=config.seed,
+    )
+
+
+def _resume_point(run: Run, data: DataSet) -> Checkpoint | None:
+    """The newest whole checkpoint. Raises `Conflict` if the data is not what it was trained on."""
+    newest = run.job.newest_checkpoint()
+    step = newest.step if newest else 0
+    if newest and read_manifest(newest.path).data_hash != data.data_hash:
+        raise Conflict(
+            f"data: {data.path} has changed since {newest.path} was trained on it: "
+            "put the old file back, or give this job another name or output",
+            param="data",
+        )
+    run.update(step=step)
+    if run.is_resumed:
+        run.job.events.write("resumed", f"going on after step {step}", step=step)
+    return newest
+
+
+def _adapter_to_load(config: SftConfig, newest: Checkpoint | None) -> Path | None:
+    if newest:
+        return newest.path
+    return Path(config.parent) if config.parent else None

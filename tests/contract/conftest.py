@@ -1,0 +1,69 @@
+"""One engine process per back end and session; models and adapters for both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from peft_adapters import MAX_LORAS, MakeAdapter, write_adapter
+
+from engines.backends import BACK_ENDS
+from engines.config import EngineConfig
+from engines.served import ServedEngine
+from engines.types import AdapterRef, VersionName
+
+TOY_BASE = Path(__file__).parents[2] / "learners" / "toy" / "weights" / "base"
+TINY_TEXT = {
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "head_dim": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.fixture(scope="session", params=["fake", pytest.param("vllm", marks=pytest.mark.vllm)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if kind == "vllm":
+        return Path(os.environ.get("TANDEM_TEST_MODEL", TOY_BASE))
+    directory = tmp_path_factory.mktemp("fake-model")
+    (directory / "config.json").write_text(json.dumps({"text_config": TINY_TEXT}))
+    return directory
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(kind: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedEngine]:
+    args = {"tokens-per-s": 300} if kind == "fake" else {}
+    config = EngineConfig(model=str(model), kind=kind, max_loras=MAX_LORAS, max_lora_rank=16, args=args)
+    served = BACK_ENDS[kind]("small", config, tmp_path_factory.mktemp("logs"))
+    await served.start()
+    yield served
+    await served.stop()
+
+
+@pytest.fixture(scope="session")
+def serial_numbers() -> Iterator[int]:
+    return count(1)
+
+
+@pytest.fixture
+def make_adapter(model: Path, tmp_path: Path, serial_numbers: Iterator[int]) -> MakeAdapter:
+    """Writes an adapter of its own version, slot id and weights; keywords go to `write_adapter`."""
+
+    def make(**options: int) -> AdapterRef:
+        number = next(serial_numbers)
+        path = write_adapter(tmp_path / f"adapter-{number}", model, **{"seed": number, **options})
+        return AdapterRef(VersionName("vqa", number), number, path)
+
+    return make

@@ -1,0 +1,383 @@
+"""The ledger of adapter slots: examples, and a machine that leases, fails, renews and lets time pass at random."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from engines.errors import BadRequest, Conflict, Internal, NoSlot, NotFound
+from engines.ledger import AdapterLedger, LeasePlan, SlotState
+from engines.types import VersionName
+
+
+def v(number: int) -> VersionName:
+    return VersionName("vqa", number)
+
+
+def held(ledger: AdapterLedger) -> list[VersionName]:
+    return [slot.version for slot in ledger.slots()]
+
+
+def load(
+    ledger: AdapterLedger, owner: str, version: VersionName, ttl_s: float | None = None, now_s: float = 0.0
+) -> LeasePlan:
+    """What the actor does when the engine does its part."""
+    plan = ledger.lease(owner, version, ttl_s, now_s)
+    for slot in plan.evict:
+        ledger.confirm_evicted(slot)
+    ledger.commit(plan)
+    return plan
+
+
+def evicted(plan: LeasePlan) -> list[VersionName]:
+    return [slot.version for slot in plan.evict]
+
+
+def retire(ledger: AdapterLedger, version: VersionName, now_s: float = 0.0) -> None:
+    slot = ledger.begin_eviction(version, now_s)
+    assert slot is not None
+    ledger.confirm_evicted(slot)
+
+
+def test_one_version_has_one_slot_for_all_owners() -> None:
+    ledger = AdapterLedger(1)
+    first = load(ledger, "serving", v(1))
+    second = load(ledger, "job", v(1))
+    assert first.must_load
+    assert not second.must_load
+    assert first.slot_id == second.slot_id
+    assert [lease.owner for lease in ledger.holders(v(1), 0)] == ["serving", "job"]
+
+
+def test_full_ledger_names_the_holders_and_changes_nothing() -> None:
+    ledger = AdapterLedger(2)
+    load(ledger, "serving", v(1))
+    load(ledger, "job-7", v(2), ttl_s=10)
+    before = ledger.slots()
+    with pytest.raises(NoSlot, match="vqa@1 by serving; vqa@2 by job-7"):
+        ledger.lease("serving", v(3), None, 9.9)
+    assert ledger.slots() == before
+
+
+def test_expired_lease_keeps_its_adapter_until_the_slot_is_needed() -> None:
+    ledger = AdapterLedger(2)
+    load(ledger, "job", v(1), ttl_s=10)
+    assert evicted(load(ledger, "serving", v(2), now_s=100)) == []
+    assert held(ledger) == [v(1), v(2)]
+    assert evicted(load(ledger, "serving", v(3), now_s=100)) == [v(1)]
+    assert held(ledger) == [v(2), v(3)]
+
+
+def test_lease_ends_at_its_very_instant() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=10)
+    with pytest.raises(NoSlot):
+        ledger.lease("serving", v(2), None, 9.999)
+    assert evicted(ledger.lease("serving", v(2), None, 10.0)) == [v(1)]
+
+
+def test_oldest_unneeded_version_goes_first() -> None:
+    ledger = AdapterLedger(3)
+    for number in (1, 2, 3):
+        load(ledger, "serving", v(number))
+    ledger.release("serving", v(3))
+    ledger.release("serving", v(2))
+    assert evicted(ledger.lease("serving", v(4), None, 0)) == [v(2)]
+
+
+def test_ids_are_never_reused() -> None:
+    ledger = AdapterLedger(1)
+    ids = []
+    for _ in range(5):
+        ids.append(load(ledger, "serving", v(1)).slot_id)
+        ledger.release("serving", v(1))
+        retire(ledger, v(1))
+    assert ids == [1, 2, 3, 4, 5]
+
+
+def test_ledger_of_the_next_engine_goes_on_counting() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "serving", v(1))
+    successor = ledger.successor()
+    assert successor.slots() == ()
+    assert load(successor, "serving", v(1)).slot_id == 2
+    with pytest.raises(NoSlot, match="all 1 adapter slots"):
+        successor.lease("serving", v(2), None, 0)
+
+
+def test_failed_load_costs_an_id_but_no_slot() -> None:
+    ledger = AdapterLedger(1)
+    plan = ledger.lease("serving", v(1), None, 0)
+    ledger.undo(plan)
+    assert ledger.slots() == ()
+    assert load(ledger, "serving", v(2)).slot_id == plan.slot_id + 1
+
+
+def test_undo_before_the_drop_keeps_the_version_that_was_to_go() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=1)
+    ledger.undo(ledger.lease("serving", v(2), None, 5))
+    assert [(slot.version, slot.state) for slot in ledger.slots()] == [(v(1), SlotState.LOADED)]
+    assert ledger.renew("job", v(1), 1, 5).slot_id == 1
+
+
+def test_undo_after_the_drop_leaves_an_empty_slot() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=1)
+    plan = ledger.lease("serving", v(2), None, 5)
+    ledger.confirm_evicted(plan.evict[0])
+    ledger.undo(plan)
+    assert ledger.slots() == ()
+
+
+def test_undo_after_a_drop_that_failed_keeps_the_version() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=1)
+    plan = ledger.lease("serving", v(2), None, 5)
+    ledger.cancel_eviction(plan.evict[0])
+    ledger.undo(plan)
+    assert [(slot.version, slot.state) for slot in ledger.slots()] == [(v(1), SlotState.LOADED)]
+
+
+def test_only_a_decided_eviction_can_end() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "serving", v(1))
+    for end in (ledger.confirm_evicted, ledger.cancel_eviction):
+        with pytest.raises(Internal, match="no plan decided so"):
+            end(ledger.slots()[0])
+    assert held(ledger) == [v(1)]
+
+
+def test_leased_version_cannot_be_taken_out() -> None:
+    ledger = AdapterLedger(2)
+    load(ledger, "job", v(1), ttl_s=10)
+    with pytest.raises(Conflict, match="leased by job"):
+        ledger.begin_eviction(v(1), 5)
+    ledger.lease("job", v(2), None, 5)
+    with pytest.raises(Conflict, match="vqa@2 is loading"):
+        ledger.begin_eviction(v(2), 5)
+    assert ledger.begin_eviction(v(3), 5) is None
+    retire(ledger, v(1), now_s=10)
+    assert held(ledger) == [v(2)]
+
+
+def test_eviction_that_failed_leaves_the_version_usable() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1))
+    ledger.release("job", v(1))
+    slot = ledger.begin_eviction(v(1), 0)
+    assert slot is not None
+    ledger.cancel_eviction(slot)
+    assert not ledger.lease("job", v(1), None, 0).must_load
+
+
+def test_load_before_the_drop_is_a_defect() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=1)
+    plan = ledger.lease("serving", v(2), None, 5)
+    with pytest.raises(Internal, match="before vqa@1 was dropped"):
+        ledger.commit(plan)
+
+
+def test_plan_ends_once() -> None:
+    ledger = AdapterLedger(1)
+    plan = load(ledger, "serving", v(1))
+    for end in (ledger.commit, ledger.undo):
+        with pytest.raises(Internal, match="has ended already"):
+            end(plan)
+
+
+def test_version_on_its_way_in_or_out_cannot_be_joined() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=1)
+    ledger.lease("serving", v(2), None, 5)
+    with pytest.raises(Conflict, match="vqa@2 is loading"):
+        ledger.lease("other", v(2), None, 5)
+    with pytest.raises(Conflict, match="vqa@1 is evicting"):
+        ledger.lease("job", v(1), None, 5)
+    with pytest.raises(NotFound, match="lease it again"):
+        ledger.renew("job", v(1), 10, 5)
+
+
+def test_version_being_loaded_is_never_evicted() -> None:
+    ledger = AdapterLedger(1)
+    ledger.lease("job", v(1), 1, 0)
+    with pytest.raises(NoSlot, match="vqa@1 by loading"):
+        ledger.lease("serving", v(2), None, 100)
+
+
+def test_renewal_prolongs_one_owners_lease() -> None:
+    ledger = AdapterLedger(3)
+    load(ledger, "job", v(2), ttl_s=10)
+    load(ledger, "other", v(2), ttl_s=10)
+    assert ledger.renew("job", v(2), 10, 5).expires_s == 15
+    assert [lease.owner for lease in ledger.leases(12)] == ["job"]
+
+
+def test_expired_lease_can_be_renewed_while_its_slot_was_not_needed() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=10)
+    assert ledger.holders(v(1), 20) == ()
+    ledger.renew("job", v(1), 10, 20)
+    assert len(ledger.holders(v(1), 25)) == 1
+
+
+def test_only_a_lease_can_be_renewed() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "serving", v(1))
+    for version in (v(1), v(2)):
+        with pytest.raises(NotFound, match=f"job holds no lease of {version}"):
+            ledger.renew("job", version, 10, 0)
+
+
+def test_leasing_again_prolongs() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "job", v(1), ttl_s=10)
+    plan = ledger.lease("job", v(1), 10, 8)
+    assert (plan.must_load, plan.lease.expires_s) == (False, 18)
+    assert len(ledger.leases(9)) == 1
+
+
+def test_release_tells_whether_anybody_is_left() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "serving", v(1))
+    load(ledger, "job", v(1))
+    assert not ledger.release("serving", v(1))
+    assert ledger.release("job", v(1))
+    assert ledger.release("job", v(1))
+    assert held(ledger) == [v(1)]
+    assert not ledger.release("job", v(9))
+
+
+def test_owner_that_goes_loses_its_own_leases_only() -> None:
+    ledger = AdapterLedger(3)
+    load(ledger, "job", v(1))
+    load(ledger, "job", v(2))
+    load(ledger, "serving", v(2))
+    assert ledger.release_owner("job") == (v(1),)
+    assert [lease.owner for lease in ledger.leases(0)] == ["serving"]
+
+
+def test_base_needs_no_slot() -> None:
+    with pytest.raises(BadRequest, match="needs no adapter slot"):
+        AdapterLedger(1).lease("serving", VersionName("small", 0), None, 0)
+
+
+@pytest.mark.parametrize("ttl_s", [0, -1, float("nan")])
+def test_lease_needs_a_future(ttl_s: float) -> None:
+    with pytest.raises(BadRequest, match="positive ttl_s"):
+        AdapterLedger(1).lease("serving", v(1), ttl_s, 0)
+
+
+def test_ledger_needs_a_slot() -> None:
+    with pytest.raises(BadRequest, match="at least one"):
+        AdapterLedger(0)
+
+
+owners = st.sampled_from(["serving", "job-1", "job-2"])
+versions = st.integers(1, 6).map(v)
+ttls = st.none() | st.integers(1, 20).map(float)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Random actors around one ledger, with several plans open at once. `engine` is what an engine would hold."""
+
+    @initialize(num_slots=st.integers(1, 3))
+    def begin(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.ledger = AdapterLedger(num_slots)
+        self.now_s = 0.0
+        self.open: list[LeasePlan] = []
+        self.engine: set[VersionName] = set()
+        self.ids: list[int] = []
+
+    @rule(owner=owners, version=versions, ttl_s=ttls)
+    def lease(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
+        live = {slot.version for slot in self.ledger.slots() if self.ledger.holders(slot.version, self.now_s)}
+        before = self.ledger.slots()
+        try:
+            plan = self.ledger.lease(owner, version, ttl_s, self.now_s)
+        except (NoSlot, Conflict):
+            assert self.ledger.slots() == before
+            return
+        assert not live & set(evicted(plan)), "a live lease was evicted"
+        if not plan.must_load:
+            assert version in self.engine
+            return
+        assert version not in self.engine
+        self.ids.append(plan.slot_id)
+        self.open.append(plan)
+
+    @rule(data=st.data(), load_succeeds=st.booleans())
+    def carry_out(self, data: st.DataObject, load_succeeds: bool) -> None:
+        if not self.open:
+            return
+        plan = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        for slot in plan.evict:
+            self.engine.remove(slot.version)
+            self.ledger.confirm_evicted(slot)
+        if load_succeeds:
+            self.engine.add(plan.version)
+            self.ledger.commit(plan)
+        else:
+            self.ledger.undo(plan)
+
+    @rule(data=st.data())
+    def fail_to_drop(self, data: st.DataObject) -> None:
+        if self.open:
+            self.ledger.undo(self.open.pop(data.draw(st.integers(0, len(self.open) - 1))))
+
+    @rule(owner=owners, version=versions)
+    def release(self, owner: str, version: VersionName) -> None:
+        self.ledger.release(owner, version)
+
+    @rule(owner=owners)
+    def release_owner(self, owner: str) -> None:
+        self.ledger.release_owner(owner)
+
+    @rule(version=versions, drop_succeeds=st.booleans())
+    def retire(self, version: VersionName, drop_succeeds: bool) -> None:
+        was_live = bool(self.ledger.holders(version, self.now_s))
+        try:
+            slot = self.ledger.begin_eviction(version, self.now_s)
+        except Conflict:
+            return
+        assert not was_live
+        if slot is None:
+            return
+        if drop_succeeds:
+            self.engine.remove(version)
+            self.ledger.confirm_evicted(slot)
+        else:
+            self.ledger.cancel_eviction(slot)
+
+    @rule(owner=owners, version=versions, ttl_s=ttls)
+    def renew(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
+        try:
+            lease = self.ledger.renew(owner, version, ttl_s, self.now_s)
+        except NotFound:
+            return
+        assert lease in self.ledger.holders(version, self.now_s)
+
+    @rule(seconds=st.integers(1, 30))
+    def wait(self, seconds: int) -> None:
+        self.now_s += seconds
+
+    @invariant()
+    def engine_never_overflows(self) -> None:
+        assert len(self.engine) <= self.num_slots
+
+    @invariant()
+    def ids_grow(self) -> None:
+        assert self.ids == sorted(set(self.ids))
+
+    @invariant()
+    def ledger_knows_what_the_engine_holds(self) -> None:
+        settled = {slot.version for slot in self.ledger.slots() if slot.state is not SlotState.LOADING}
+        assert settled == self.engine
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,107 @@
+"""vLLM's command line and environment, as functions of the configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.config import EngineConfig
+from engines.errors import BadRequest, EngineDown
+from engines.vllm import PLUGIN_DIR, Build, VllmEngine, arguments, build_of, environment
+
+CPU, CUDA = Build("0.32.0", is_cpu=True), Build("0.26.0", is_cpu=False)
+
+
+def words(build: Build = CPU, **config: Any) -> tuple[str, ...]:
+    return arguments("small", EngineConfig(model="m", **config), 1234, build)
+
+
+def value(flag: str, command: tuple[str, ...]) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_the_base_is_served_under_its_version_on_loopback() -> None:
+    command = words()
+    assert value("--served-model-name", command) == "small@0"
+    assert value("--host", command) == "127.0.0.1"
+    assert value("--port", command) == "1234"
+
+
+@pytest.mark.parametrize(("asked", "passed"), [(1, "1"), (5, "8"), (16, "16"), (17, "32"), (400, "512")])
+def test_the_rank_is_rounded_up_to_one_that_vllm_has(asked: int, passed: str) -> None:
+    assert value("--max-lora-rank", words(max_lora_rank=asked)) == passed
+
+
+def test_one_slot_is_never_pinned() -> None:
+    command = words(max_loras=4)
+    assert value("--max-loras", command) == value("--max-cpu-loras", command) == "5"
+    assert environment(EngineConfig(model="m", max_loras=4), CPU)["TANDEM_MAX_ADAPTERS"] == "4"
+
+
+def test_eager_mode_and_float32_are_for_the_cpu_only() -> None:
+    assert "--enforce-eager" in words(CPU)
+    assert "--enforce-eager" not in words(CUDA)
+    assert value("--dtype", words(CPU)) == "float32"
+    assert value("--dtype", words(CUDA)) == "auto"
+    assert value("--dtype", words(CPU, dtype="bfloat16")) == "bfloat16"
+
+
+def test_extra_arguments_follow_ours_unchanged() -> None:
+    args = {"gpu-memory-utilization": 0.5, "enable_x": True, "y": False, "sizes": [1, 8], "--z": {"a": 1}}
+    ours, all_of_it = words(), words(args=args)
+    assert all_of_it[: len(ours)] == ours
+    assert " ".join(all_of_it[len(ours) :]) == '--gpu-memory-utilization 0.5 --enable-x --no-y --sizes 1 8 --z {"a": 1}'
+
+
+@pytest.mark.parametrize("key", ["host", "--middleware", "served_model_name", "max-loras", "api-key", "model"])
+def test_arguments_that_are_ours_are_refused(key: str) -> None:
+    with pytest.raises(BadRequest, match=r"engines\.small\.args"):
+        words(args={key: "x"})
+
+
+def test_no_secret_is_on_the_command_line_or_in_the_launch_environment() -> None:
+    assert not any("token" in word.lower() and "details" not in word for word in words())
+    assert not any("TOKEN" in name for name in environment(EngineConfig(model="m"), CPU))
+
+
+def test_the_cpu_environment_is_for_the_cpu_only_and_the_configurations_own_wins(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path), env={"VLLM_CPU_KVCACHE_SPACE": "2", "PYTHONPATH": "/theirs"})
+    env = environment(config, CPU)
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert env["TORCHDYNAMO_DISABLE"] == "1"
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["PYTHONPATH"].split(":")[:2] == [str(PLUGIN_DIR), "/theirs"]
+    assert "TORCHDYNAMO_DISABLE" not in environment(EngineConfig(model="hub/id"), CUDA)
+    assert "HF_HUB_OFFLINE" not in environment(EngineConfig(model="hub/id"), CUDA)
+
+
+async def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineDown, match="cannot be run"):
+        await build_of(str(tmp_path / "python"))
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(EngineDown, match="has no vLLM"):
+        await build_of(str(bare))
+
+
+async def test_a_model_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path / "no-model"))
+    with pytest.raises(EngineDown, match="no-model is no directory"):
+        await VllmEngine("small", config, tmp_path).start()
+
+
+@pytest.mark.vllm
+async def test_our_own_interpreter_has_vllm() -> None:
+    assert (await build_of(sys.executable)).version
+
+
+def test_the_plugin_is_whole() -> None:
+    (entry_points,) = PLUGIN_DIR.glob("*.dist-info/entry_points.txt")
+    module, _, name = entry_points.read_text().split("=")[1].strip().partition(":")
+    source = (PLUGIN_DIR / f"{module.replace('.', '/')}.py").read_text()
+    assert f"class {name}:" in source
+    assert not [path for path in PLUGIN_DIR.rglob("*.py") if "import engines" in path.read_text()]

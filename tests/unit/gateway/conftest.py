@@ -1,0 +1,28 @@
+"""One fake engine and one gateway for the whole session; tests that change bounds open their own gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from gateway_stack import Stack, listen, open_engine, open_stack
+
+from engines.fake import FakeEngine
+
+
+@pytest.fixture(scope="session")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FakeEngine]:
+    async with open_engine(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def stack(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with open_stack(tmp_path_factory.mktemp("gateway"), engine.endpoint) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+async def url(stack: Stack) -> AsyncIterator[str]:
+    async with listen(stack.app) as url:
+        yield url

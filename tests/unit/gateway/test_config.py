@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import ConfigError
+from gateway.config import GatewayConfig, TandemConfig, load_config
+
+FILE = """
+[engines.small]
+model = "base"
+kind = "fake"
+[models.vqa]
+engine = "small"
+[gateway]
+port = 7000
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    path = tmp_path / "deploy" / "tandem.toml"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    return path
+
+
+def test_command_line_beats_environment_beats_file_beats_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GatewayConfig().port == 8000
+    assert load_config(file).gateway.port == 7000
+    monkeypatch.setenv("TANDEM_GATEWAY__PORT", "7001")
+    assert load_config(file).gateway.port == 7001
+    assert load_config(file, {"gateway": {"port": 7002}}).gateway.port == 7002
+
+
+def test_environment_reaches_into_named_sections(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_ENGINES__SMALL__MAX_LORAS", "7")
+    engine = load_config(file).engines["small"]
+    assert (engine.max_loras, engine.kind) == (7, "fake")
+
+
+def test_relative_paths_are_taken_from_the_current_directory(file: Path, tmp_path: Path) -> None:
+    config = load_config(file, {"store": {"url": "sqlite:///x/t.db", "media": "file://m"}, "jobs": {"root": "j"}})
+    assert config.store.url == f"sqlite:///{tmp_path}/x/t.db"
+    assert config.store.media == f"file://{tmp_path}/m"
+    assert config.jobs.root == tmp_path / "j"
+    assert config.engines["small"].model == str(tmp_path / "base")
+
+
+def test_store_and_jobs_lie_under_the_data_root(file: Path, tmp_path: Path) -> None:
+    config = load_config(file, {"data": "demo"})
+    assert config.store.url == f"sqlite:///{tmp_path}/demo/tandem.db"
+    assert config.store.media == f"file://{tmp_path}/demo/media"
+    assert (config.jobs.root, config.registry_root) == (tmp_path / "demo/jobs", tmp_path / "demo/registry")
+
+
+def test_hub_ids_and_server_urls_stay_as_they_are(file: Path) -> None:
+    overrides = {
+        "engines": {"small": {"model": "org/name"}},
+        "store": {"url": "postgresql://h/db", "media": "s3://b/m"},
+    }
+    config = load_config(file, overrides)
+    assert config.engines["small"].model == "org/name"
+    assert (config.store.url, config.store.media) == ("postgresql://h/db", "s3://b/m")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"gatway": {}}, "gatway: unknown key; did you mean 'gateway'?"),
+        ({"gateway": {"prt": 1}}, "gateway.prt: unknown key; did you mean 'port'?"),
+        ({"engines": {"small": {"max_lora": 4}}}, "engines.small.max_lora: unknown key; did you mean 'max_loras'?"),
+        ({"gateway": {"port": "x"}}, "gateway.port: "),
+        ({"gateway": {"host": "0.0.0.0"}}, "gateway.host: '0.0.0.0' is not loopback"),
+        ({"models": {"vqa": {"engine": "smal"}}}, "models.vqa.engine: no engine 'smal'; configured: small"),
+        ({"models": {"small": {"engine": "small"}}}, "models.small: an engine has this name"),
+        ({"models": {"a b": {"engine": "small"}}}, "'a b' is not a name"),
+        ({"store": 3}, "store: "),
+    ],
+)
+def test_each_mistake_is_named_by_its_path(file: Path, overrides: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    assert any(said.startswith(line) for said in caught.value.message.splitlines()), caught.value.message
+
+
+def test_all_mistakes_are_said_at_once(file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {"gateway": {"prt": 1, "port": -1}, "learn": {}})
+    assert len(caught.value.message.splitlines()) == 3
+
+
+def test_unknown_section_of_the_environment_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_GATWAY__PORT", "1")
+    with pytest.raises(ConfigError, match="TANDEM_GATWAY__PORT: no section 'gatway'; did you mean 'gateway'"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("text", "reason"), [("[", "not TOML"), (None, "no such file")])
+def test_unreadable_file_is_named(tmp_path: Path, text: str | None, reason: str) -> None:
+    path = tmp_path / "x.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        load_config(path)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
+def test_loopback_hosts_are_taken(host: str) -> None:
+    assert GatewayConfig(host=host).host == host
+
+
+def test_defaults_alone_are_a_configuration() -> None:
+    assert TandemConfig().engines == {}

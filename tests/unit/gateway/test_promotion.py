@@ -1,0 +1,218 @@
+"""The publish transaction over replicas that a test can make fail at any step, with the real store and real files."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tiny_adapter import lora_tensors, write_adapter, write_base
+
+from engines.adapter import VerifiedAdapter
+from engines.config import EngineConfig
+from engines.errors import AdapterRefused, Conflict, EngineDown
+from engines.types import Endpoint, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
+from gateway.metrics import Metrics
+from gateway.promotion import Publisher
+from gateway.registry import Registry
+from gateway.route import Replica as Route
+from gateway.route import RouteTable
+from gateway.store import Store, open_store
+from gateway.types import VersionState
+
+ALIAS = "vqa"
+BASE = VersionName("small", 0)
+
+
+class ScriptedReplica:
+    """Holds what it is told to; `fail_stage` and `lose_modules` make it misbehave."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"small/{number}"
+        self.engine = "small"
+        self.held: set[VersionName] = set()
+        self.fail_stage: Exception | None = None
+        self.lose_modules = False
+        self.wrong_bytes = False
+        self.registry: Registry | None = None
+
+    async def start(self) -> Endpoint:
+        return Endpoint("http://127.0.0.1:1", "token")
+
+    async def stage(self, version: VersionName, path: Path) -> LoadedAdapter:
+        if self.fail_stage is not None:
+            raise self.fail_stage
+        self.held.add(version)
+        assert self.registry is not None
+        verified: VerifiedAdapter = self.registry.reverify(self.registry.store.versions.get(version))
+        modules = () if self.lose_modules else verified.modules
+        return LoadedAdapter(version, 1, "0" * 64 if self.wrong_bytes else verified.weights_sha256, modules)
+
+    async def unload(self, version: VersionName) -> None:
+        self.held.discard(version)
+
+    async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
+        raise AssertionError("an adapter without a manifest has no probe")
+
+    async def renew(self, versions: Sequence[VersionName]) -> None:
+        return
+
+    async def status(self) -> None:  # type: ignore[override]
+        return
+
+
+class Site:
+    """A publisher over two replicas, and what a test looks at."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.base = write_base(tmp_path / "base")
+        self.store: Store = open_store(f"sqlite:///{tmp_path}/tandem.db")
+        self.routes = RouteTable()
+        self.routes.set_alias(self.store.aliases.ensure(ALIAS, "small"))
+        self.replicas = [ScriptedReplica(0), ScriptedReplica(1)]
+        config = EngineConfig(model=str(self.base), kind="fake")
+        registry = Registry(tmp_path / "registry", self.store, {"small": config})
+        for replica in self.replicas:
+            replica.registry = registry
+            self.routes.set_replica(Route(replica.name, "small", Endpoint("http://127.0.0.1:1", "t"), ready=True))
+        self.metrics = Metrics()
+        self.publisher = Publisher(registry, self.routes, self.replicas, self.metrics, drain_timeout_s=5.0)  # type: ignore[arg-type]
+        self.tmp_path = tmp_path
+
+    async def register(self, seed: int) -> VersionName:
+        directory = write_adapter(self.tmp_path / f"adapter-{seed}", lora_tensors(seed=seed))
+        return (await self.publisher.register(ALIAS, directory)).name
+
+    def state(self, name: VersionName) -> VersionState:
+        return self.store.versions.get(name).state
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.store.close()
+
+
+async def test_a_promote_reaches_every_replica_and_then_the_alias(site: Site) -> None:
+    name = await site.register(1)
+    report = await site.publisher.promote(ALIAS, name)
+    assert [s.step for s in report.steps] == ["verify", "stage", "probe", "flip"]
+    assert (report.version, report.previous, report.generation) == (name, BASE, 1)
+    assert all(r.held == {name} for r in site.replicas)
+    assert site.routes.resolve(ALIAS).version == name
+    assert site.state(name) is VersionState.LIVE
+    assert b'tandem_publish_seconds_count{step="flip"} 1.0' in site.metrics.render()
+
+
+async def test_the_version_before_stays_loaded_and_the_one_before_that_is_retired(site: Site) -> None:
+    first, second, third = [await site.register(seed) for seed in (1, 2, 3)]
+    for name in (first, second, third):
+        report = await site.publisher.promote(ALIAS, name)
+    assert [s.step for s in report.steps][-2:] == ["drain", "retire"]
+    assert all(r.held == {second, third} for r in site.replicas)
+    assert [site.state(n) for n in (first, second, third)] == [
+        VersionState.RETIRED,
+        VersionState.STANDBY,
+        VersionState.LIVE,
+    ]
+
+
+async def test_a_rollback_is_one_flip_and_unloads_what_it_leaves(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    report = await site.publisher.rollback(ALIAS)
+    assert [s.step for s in report.steps] == ["flip", "drain", "retire"]
+    assert site.routes.resolve(ALIAS).version == BASE
+    assert all(r.held == set() for r in site.replicas)
+    assert site.state(name) is VersionState.ROLLED_BACK
+    with pytest.raises(Conflict, match="nothing to roll back to"):
+        await site.publisher.rollback(ALIAS)
+
+
+async def test_a_version_that_was_rolled_back_can_be_promoted_again(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    await site.publisher.rollback(ALIAS)
+    await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.LIVE
+
+
+async def test_a_standby_can_be_promoted_again(site: Site) -> None:
+    first, second = [await site.register(seed) for seed in (1, 2)]
+    for name in (first, second, first):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(first) is VersionState.LIVE
+    assert site.state(second) is VersionState.STANDBY
+
+
+async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> None:
+    name = await site.register(1)
+    site.replicas[1].fail_stage = EngineDown("the engine died")
+    with pytest.raises(EngineDown):
+        await site.publisher.promote(ALIAS, name)
+    assert all(r.held == set() for r in site.replicas)
+    assert site.routes.resolve(ALIAS).version == BASE
+    assert site.state(name) is VersionState.VERIFIED
+    site.replicas[1].fail_stage = None
+    await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.LIVE
+
+
+@pytest.mark.parametrize("fault", ["lose_modules", "wrong_bytes"])
+async def test_an_engine_that_did_not_load_what_was_registered_is_found(site: Site, fault: str) -> None:
+    name = await site.register(1)
+    setattr(site.replicas[0], fault, True)
+    with pytest.raises(AdapterRefused):
+        await site.publisher.promote(ALIAS, name)
+    assert all(r.held == set() for r in site.replicas)
+    assert site.state(name) is VersionState.REJECTED
+    with pytest.raises(Conflict, match="rejected"):
+        await site.publisher.promote(ALIAS, name)
+
+
+async def test_files_that_changed_in_the_registry_are_refused(site: Site) -> None:
+    name = await site.register(1)
+    weights = site.store.versions.get(name).path / "adapter_model.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(AdapterRefused):
+        await site.publisher.promote(ALIAS, name)
+    assert site.routes.resolve(ALIAS).version == BASE
+
+
+async def test_a_request_under_way_keeps_its_version_loaded_until_it_ends(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    target = site.routes.resolve(ALIAS)
+    with site.routes.hold(target):
+        rolling_back = asyncio.create_task(site.publisher.rollback(ALIAS))
+        while site.routes.resolve(ALIAS).version != BASE:  # noqa: ASYNC110 - a turn of the loop, not a wait
+            await asyncio.sleep(0)
+        assert all(name in r.held for r in site.replicas)
+        assert not rolling_back.done()
+    await rolling_back
+    assert all(name not in r.held for r in site.replicas)
+
+
+async def test_two_publishers_at_once_one_wins(site: Site) -> None:
+    first, second = [await site.register(seed) for seed in (1, 2)]
+    results = await asyncio.gather(
+        site.publisher.promote(ALIAS, first), site.publisher.promote(ALIAS, second), return_exceptions=True
+    )
+    assert sum(isinstance(r, Conflict) for r in results) == 1
+    assert site.store.aliases.get(ALIAS).generation == 1
+
+
+async def test_a_version_of_another_alias_is_refused(site: Site) -> None:
+    with pytest.raises(Conflict, match="does not belong"):
+        await site.publisher.promote(ALIAS, VersionName("other", 1))
+
+
+async def test_restage_loads_what_every_alias_names(site: Site) -> None:
+    first, second = [await site.register(seed) for seed in (1, 2)]
+    for name in (first, second):
+        await site.publisher.promote(ALIAS, name)
+    newcomer = ScriptedReplica(2)
+    newcomer.registry = site.replicas[0].registry
+    await site.publisher.restage(newcomer)  # type: ignore[arg-type]
+    assert newcomer.held == {first, second}

@@ -1,0 +1,73 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from learners.data.collate import IGNORED, Encoder, collate
+from learners.data.examples import Example, Message, Picture, Text
+from learners.data.formats import parse_row
+from learners.toy.processor import build_processor, build_tokenizer
+
+WORDS = ["what color is the shape?", "and now?", "red", "blue", "a very long answer", "be brief"]
+
+
+def picture(color: str) -> Picture:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), color).save(buffer, "PNG")
+    return Picture(content=buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(build_processor(build_tokenizer(WORDS * 20)))
+
+
+def ask(*parts: str | Picture, answer: str) -> Example:
+    content = tuple(Text(part) if isinstance(part, str) else part for part in parts)
+    return Example("1", 1, (Message("user", content),), answer)
+
+
+def test_exactly_the_answers_tokens_and_the_end_of_the_turn_carry_loss(encoder: Encoder) -> None:
+    turns = [("what color is the shape?", "red"), ("and now?", "a very long answer"), ("and now?", "blue")]
+    messages = [{"role": "system", "content": "be brief"}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    examples = parse_row({"messages": messages}, line=1, folder=Path())
+    tokenizer = encoder._processor.tokenizer
+    for example, (_, answer) in zip(examples, turns, strict=True):
+        batch = collate([encoder.encode(example)], encoder.pad_id)
+        labels, ids = batch["labels"][0], batch["input_ids"][0]
+        assert tokenizer.decode(labels[labels != IGNORED]) == f"{answer}<|im_end|>"
+        learned = (labels != IGNORED).nonzero()[:, 0].tolist()
+        assert learned == list(range(learned[0], len(ids)))
+        assert tokenizer.decode(ids[: learned[0]]).endswith("<|im_start|>assistant\n")
+
+
+def test_padding_carries_neither_attention_nor_loss(encoder: Encoder) -> None:
+    short = ask("and now?", answer="red")
+    long = ask(picture("red"), "what color is the shape?", answer="a very long answer")
+    alone = collate([encoder.encode(short)], encoder.pad_id)
+    batch = collate([encoder.encode(short), encoder.encode(long)], encoder.pad_id)
+    width = alone["input_ids"].shape[1]
+    assert batch["input_ids"].shape[1] > width
+    for key in ("input_ids", "labels", "mm_token_type_ids"):
+        assert batch[key][0, :width].tolist() == alone[key][0].tolist()
+    assert batch["attention_mask"][0].tolist() == [1] * width + [0] * (batch["input_ids"].shape[1] - width)
+    assert set(batch["labels"][0, width:].tolist()) == {IGNORED}
+
+
+def test_images_follow_the_order_of_the_batch(encoder: Encoder) -> None:
+    examples = [ask(picture(color), "what color is the shape?", answer="red") for color in ("red", "blue")]
+    examples.insert(1, ask("and now?", answer="red"))
+    batch = collate([encoder.encode(example) for example in examples], encoder.pad_id)
+    assert batch["image_grid_thw"].tolist() == [[1, 8, 8], [1, 8, 8]]
+    assert batch["mm_token_type_ids"].sum(1).tolist() == [16, 0, 16]
+    first, second = batch["pixel_values"].chunk(2)
+    assert first[0, 0] > second[0, 0]  # the red channel
+
+
+def test_the_conversation_tokenized_whole_ends_with_the_same_answer(encoder: Encoder) -> None:
+    example = ask(picture("red"), "what color is the shape?", answer="a very long answer")
+    assert encoder.encode_whole(example).answer_ids == encoder.encode(example).answer_ids
+    assert encoder.encode_whole(example).prompt_ids == encoder.encode(example).prompt_ids

@@ -1,0 +1,155 @@
+"""The committed base, its FP8 copy, and the report beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import learners.toy
+from engines.adapter.base import base_hash_of, read_base
+from engines.errors import BadRequest
+from learners.toy.build import build
+from learners.toy.cli import app
+from learners.toy.easy_vqa import Kind, dev, held_out
+from learners.toy.evaluate import answered_right, load_model
+from learners.toy.forward import EqualPictures
+from learners.toy.model import build_model
+from learners.toy.processor import TURN_END
+from learners.toy.quantize import FP8_MAX, quantize, to_fp8
+from learners.toy.tensors import collect, encode_prompts, load_pictures
+
+WEIGHTS = Path(learners.toy.__file__).parent / "weights"
+BASE, FP8 = WEIGHTS / "base", WEIGHTS / "base-fp8"
+REPORT = json.loads((WEIGHTS / "report.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Any:
+    return load_model(BASE)
+
+
+def conversation(row: Any) -> list[dict[str, Any]]:
+    picture = {"type": "image", "image": Image.open(row.image_path)}
+    return [{"role": "user", "content": [picture, {"type": "text", "text": row.text}]}]
+
+
+def test_the_copy_names_the_base_that_is_beside_it() -> None:
+    assert base_hash_of(FP8) == base_hash_of(BASE) == REPORT["base_hash"]
+    assert read_base(FP8).modules == read_base(BASE).modules
+
+
+def test_the_copy_is_what_the_command_makes_of_the_base(tmp_path: Path) -> None:
+    quantize(BASE, tmp_path)
+    made, committed = load_file(tmp_path / "model.safetensors"), load_file(FP8 / "model.safetensors")
+    assert made.keys() == committed.keys()
+    assert all(torch.equal(made[name].float(), committed[name].float()) for name in made)
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((FP8 / "config.json").read_text())
+
+
+def test_the_copy_is_the_base_to_within_float8_and_only_its_language_linears_differ() -> None:
+    base, copy = load_file(BASE / "model.safetensors"), load_file(FP8 / "model.safetensors")
+    quantized = {f"{module}.weight" for module in read_base(BASE).modules}
+    for name, weight in base.items():
+        if name not in quantized:
+            assert torch.equal(copy[name], weight), name
+            continue
+        scale = copy[f"{name.removesuffix('weight')}weight_scale"]
+        assert copy[name].dtype is torch.float8_e4m3fn
+        assert scale.shape == (weight.shape[0], 1)
+        # float8 e4m3: 3 bits of mantissa, so half a step is 1/16 of the number, or half the smallest subnormal.
+        bound = torch.maximum(weight.float().abs() / 16, scale * 2.0**-10)
+        assert ((copy[name].float() * scale - weight.float()).abs() <= bound * 1.001).all(), name
+
+
+def test_the_largest_weight_of_a_channel_becomes_the_largest_float8() -> None:
+    values, scale = to_fp8(torch.tensor([[0.5, -2.0], [0.0, 0.0]]))
+    assert values.float()[0].tolist() == [112.0, -FP8_MAX]
+    assert values.float()[1].tolist() == [0.0, 0.0]
+    assert torch.isfinite(scale).all()
+
+
+def test_quantizing_a_copy_again_is_refused_when_it_has_no_such_linears(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "config.json").write_text((BASE / "config.json").read_text())
+    save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(BadRequest, match="no language linears"):
+        quantize(tmp_path, tmp_path / "out")
+
+
+def test_all_pictures_at_once_give_the_logits_of_transformers_own_forward(loaded: Any) -> None:
+    _, processor = loaded
+    model = load_model(BASE)[0].eval()
+    rows = dev()[:6]
+    expected = []
+    with torch.inference_mode():
+        for row in rows:
+            whole = [*conversation(row), {"role": "assistant", "content": row.answer}]
+            inputs = processor.apply_chat_template(whole, tokenize=True, return_dict=True, return_tensors="pt")
+            num_answer = len(processor.tokenizer(row.answer + TURN_END)["input_ids"])
+            expected.append(model(**inputs).logits[0, -num_answer - 1 : -1])
+        pictures = load_pictures([row.image_path for row in rows], processor, model.device)
+        prompts = encode_prompts([(row.text, row.answer) for row in rows], model, processor, model.device)
+        images = torch.tensor([pictures.place[row.image_path] for row in rows])
+        texts = torch.tensor([prompts.place[row.text, row.answer] for row in rows])
+        logits, labels = EqualPictures(model).answer_logits(collect(pictures, prompts, images, texts))
+    torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
+    assert labels.shape == logits.shape[:1]
+
+
+def test_a_teacher_forced_hit_is_a_greedy_exact_match(loaded: Any) -> None:
+    model, processor = loaded
+    rows = dev()[:24]
+    right = answered_right(model, processor, rows)
+    assert 0 < sum(right) < len(rows)
+    generating = load_model(BASE)[0].eval()
+    for row, expected in zip(rows, right, strict=True):
+        inputs = processor.apply_chat_template(
+            conversation(row), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        made = generating.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert (processor.decode(made, skip_special_tokens=True) == row.answer) is expected
+
+
+def test_the_committed_weights_score_what_the_report_says(loaded: Any) -> None:
+    model, processor = loaded
+    rows = held_out()
+    right = answered_right(model, processor, rows)
+    assert sum(right) / len(rows) == pytest.approx(REPORT["held_out"]["overall"], abs=0.005)
+    for kind in Kind:
+        of_kind = [ok for ok, row in zip(right, rows, strict=True) if row.kind is kind]
+        assert sum(of_kind) / len(of_kind) == pytest.approx(REPORT["held_out"]["by_kind"][kind.value], abs=0.025)
+
+
+def test_a_build_never_overwrites_a_base() -> None:
+    with pytest.raises(BadRequest, match="is there already"):
+        build(WEIGHTS, "cpu", 0, "", lambda step, loss: None)
+
+
+def test_a_model_that_is_not_there_is_named() -> None:
+    with pytest.raises(BadRequest, match="/nowhere is not a directory"):
+        load_model(Path("/nowhere"))
+
+
+def test_random_weights_depend_on_the_seed_alone(loaded: Any) -> None:
+    tokenizer = loaded[1].tokenizer
+    one, same, other = (build_model(tokenizer, seed).lm_head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_rows_file_holds_what_the_learner_and_the_demo_read(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    arguments = ["rows", "--set", "corrections", "--num", "40", "--seed", "2", "--out", str(out)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert len(rows) == 40
+    assert all(set(row) == {"image", "text", "answer", "kind", "id"} for row in rows)
+    assert all(Path(row["image"]).is_absolute() and Path(row["image"]).is_file() for row in rows)
+    assert len({row["id"] for row in rows}) == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
