@@ -6,19 +6,16 @@ which are plain torch. `make setup` puts this file and a `.pth` line that import
 where that import fails, so that it holds in every process that vLLM spawns. It is not part of the run-time packages.
 """
 
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Sequence
-from types import ModuleType
 
 _libraries = []  # a torch.library.Library undoes its definitions when it is collected
 
 
-class _DeclareOperatorsFirst(importlib.abc.MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+class _DeclareOperatorsFirst:
+    """A meta path finder that finds nothing; this file is imported at every start, so it imports as little as it can."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
         if fullname == "torchvision" and not _libraries:
             import torch
 
@@ -26,7 +23,6 @@ class _DeclareOperatorsFirst(importlib.abc.MetaPathFinder):
             library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             _libraries.append(library)
-        return None
 
 
-sys.meta_path.insert(0, _DeclareOperatorsFirst())
+sys.meta_path.insert(0, _DeclareOperatorsFirst)
