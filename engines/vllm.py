@@ -21,7 +21,7 @@ BUILD_TIMEOUT_S = 60.0
 OWNED_ARGS = frozenset(
     "model served-model-name host port uds api-key middleware root-path worker-extension-cls enable-lora max-loras "
     "max-cpu-loras max-lora-rank lora-target-modules lora-modules generation-config allowed-local-media-path "
-    "allowed-media-domains limit-mm-per-prompt".split()
+    "allowed-media-domains limit-mm-per-prompt chat-template chat-template-content-format".split()
 )
 """Arguments that make the engine ours: `[engines.NAME].args` may not set them."""
 
@@ -137,6 +137,8 @@ def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
         *("--dtype", dtype, "--max-model-len", str(config.max_model_len)),
         *("--limit-mm-per-prompt", json.dumps({"image": config.max_images, "video": 0})),
         *("--generation-config", "vllm", "--enable-prefix-caching", "--enable-prompt-tokens-details"),
+        # vLLM guesses from the template whether it takes parts; a wrong guess puts a newline after every image.
+        *("--chat-template-content-format", "openai"),
         # Only data: URLs reach an engine; a name that cannot exist keeps it from fetching any other.
         *("--allowed-media-domains", "tandem.invalid"),
         *(() if config.quantization == "auto" else ("--quantization", config.quantization)),

@@ -12,7 +12,7 @@ _libraries = []  # a torch.library.Library undoes its definitions when it is col
 
 
 class _DeclareOperatorsFirst:
-    """A meta path finder that finds nothing; this file is imported at every start, so it imports as little as it can."""
+    """A meta path finder that finds nothing. It is there at every start, so it imports as little as it can."""
 
     @staticmethod
     def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]

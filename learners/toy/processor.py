@@ -46,8 +46,8 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
 {%- if message['content'] is string -%}
 {{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] or [] -%}
+{%- elif message['content'] -%}
+{%- for part in message['content'] -%}
 {%- if part['type'] in ['image', 'image_url', 'input_image'] or 'image' in part or 'image_url' in part -%}
 {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
 {%- elif part['type'] == 'video' or 'video' in part -%}

@@ -1,0 +1,209 @@
+"""Real vLLM says what transformers says: of the base, of an adapter, and of one swapped in under a warm cache."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from prompts import MAX_TOKENS, Answer, Prompt, ask, client_of
+from safetensors.numpy import load_file, save_file
+
+from engines.config import EngineConfig
+from engines.served import ServedEngine
+from engines.types import AdapterRef, VersionName
+from engines.vllm import VllmEngine
+from learners.toy.easy_vqa import corrections, dev
+
+if TYPE_CHECKING:
+    from reference import Reference
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+WEIGHTS = Path(__file__).parents[2] / "learners" / "toy" / "weights"
+TRAIN_TIMEOUT_S = 150.0
+MIN_PROMPT_TOKENS = 300
+CACHE_BLOCK_TOKENS = 128  # vLLM's on a CPU
+MAX_LOGPROB_ERROR = 0.002
+MAX_MEAN_LOGPROB_ERROR_FP8 = 0.005
+MAX_SAME_ENGINE_ERROR = 1e-4
+OLD, NEW = VersionName("vqa", 1), VersionName("vqa", 2)
+
+QUESTIONS = dev(36)
+ONE_IMAGE = tuple(Prompt(row.text, (row.image_path,)) for row in QUESTIONS)
+TWO_IMAGES = tuple(
+    Prompt(row.text, (row.image_path, other.image_path))
+    for row, other in zip(QUESTIONS[:12], QUESTIONS[12:24], strict=True)
+)
+TEXT_ONLY = tuple(Prompt(text) for text in sorted({row.text for row in QUESTIONS})[:12])
+LONG = Prompt("is there a red circle in the image? " * 40, (QUESTIONS[0].image_path,))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Started engines that have answered nobody yet, and an adapter that our own learner trained."""
+
+    plain: ServedEngine
+    cold: ServedEngine
+    fp8: ServedEngine
+    trained: Path
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """All at once: starting an engine leaves half of two cores idle."""
+    root = tmp_path_factory.mktemp("parity")
+    plain, cold, fp8 = (build(*names, root) for names in (("plain", "base"), ("cold", "base"), ("fp8", "base-fp8")))
+    engines = (plain, cold, fp8)
+    try:
+        async with asyncio.TaskGroup() as group:
+            training = group.create_task(train(root))
+            for engine in engines:
+                group.create_task(engine.start())
+        yield Stage(plain, cold, fp8, training.result())
+    finally:
+        await asyncio.gather(*(engine.stop() for engine in engines))
+
+
+@pytest.fixture(scope="module")
+def random_adapter(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained adapter with its weights replaced by noise, loud enough to change every answer."""
+    directory = tmp_path_factory.mktemp("random-adapter")
+    rng = np.random.default_rng(0)
+    weights = load_file(stage.trained / "adapter_model.safetensors")
+    noise = {name: rng.normal(0, 0.3, value.shape).astype(np.float32) for name, value in weights.items()}
+    save_file(noise, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text((stage.trained / "adapter_config.json").read_text())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def base_reference() -> Reference:
+    from reference import Reference
+
+    return Reference(WEIGHTS / "base")
+
+
+@pytest.fixture(scope="module")
+def merged_reference(stage: Stage) -> Reference:
+    from reference import Reference
+
+    return Reference(WEIGHTS / "base", stage.trained)
+
+
+async def test_a_long_prompt_after_a_swap_gives_what_a_cold_engine_gives(stage: Stage, random_adapter: Path) -> None:
+    old_ref, new_ref = (AdapterRef(OLD, OLD.number, random_adapter), AdapterRef(NEW, NEW.number, stage.trained))
+    await stage.cold.load_adapter(new_ref)
+    expected = await ask_at_length(stage.cold, NEW)
+    await stage.cold.stop()
+
+    await stage.plain.load_adapter(old_ref)
+    old = [await ask_at_length(stage.plain, OLD) for _ in range(2)]
+    await stage.plain.load_adapter(new_ref)
+    new = [await ask_at_length(stage.plain, NEW)]
+    await stage.plain.drop_adapter(old_ref)
+    new += [await ask_at_length(stage.plain, NEW) for _ in range(2)]
+    await stage.plain.drop_adapter(new_ref)
+
+    assert len(expected.prompt_ids) >= MIN_PROMPT_TOKENS
+    assert expected.num_cached == old[0].num_cached == new[0].num_cached == 0
+    assert min(answer.num_cached for answer in (old[1], *new[1:])) >= CACHE_BLOCK_TOKENS
+    assert expected.token_ids != old[1].token_ids == old[0].token_ids  # else any version would pass
+    for answer in new:
+        assert answer.token_ids == expected.token_ids
+        assert error(expected, answer) <= MAX_SAME_ENGINE_ERROR
+
+
+async def test_an_unquantized_engine_agrees_with_transformers_greedy_generate(
+    stage: Stage, base_reference: Reference
+) -> None:
+    prompts = (*TEXT_ONLY, *ONE_IMAGE[:12], *TWO_IMAGES)
+    answers = await answers_of(stage.plain, stage.plain.base, prompts)
+    assert [answer.prompt_ids for answer in answers] == [base_reference.prompt_ids(prompt) for prompt in prompts]
+    assert [answer.token_ids for answer in answers] == [base_reference.generate(prompt) for prompt in prompts]
+
+
+async def test_the_adapter_served_is_the_adapter_merged(
+    stage: Stage, base_reference: Reference, merged_reference: Reference
+) -> None:
+    prompts = (*TEXT_ONLY, *ONE_IMAGE, *TWO_IMAGES)
+    answers = await answers_of_adapter(stage.plain, stage.trained, prompts)
+    assert [answer.token_ids for answer in answers] == [merged_reference.generate(prompt) for prompt in prompts]
+    assert max(errors(merged_reference, prompts, answers)) <= MAX_LOGPROB_ERROR
+    assert max(errors(base_reference, prompts, answers)) > 100 * MAX_LOGPROB_ERROR  # else the bare base would pass
+
+
+async def test_the_adapter_on_an_fp8_base_is_close_to_the_adapter_merged(
+    stage: Stage, base_reference: Reference, merged_reference: Reference
+) -> None:
+    prompts = (*TEXT_ONLY, *ONE_IMAGE, *TWO_IMAGES)
+    answers = await answers_of_adapter(stage.fp8, stage.trained, prompts)
+    assert np.mean(errors(merged_reference, prompts, answers)) <= MAX_MEAN_LOGPROB_ERROR_FP8
+    assert np.mean(errors(base_reference, prompts, answers)) > 10 * MAX_MEAN_LOGPROB_ERROR_FP8
+
+
+def build(name: str, model: str, log_dir: Path) -> VllmEngine:
+    return VllmEngine(name, EngineConfig(model=str(WEIGHTS / model), dtype="float32"), log_dir)
+
+
+async def train(root: Path) -> Path:
+    """The directory of an adapter, made by twenty steps of `python -m learners sft` on corrections."""
+    rows = [{"image": str(row.image_path), "text": row.text, "answer": row.answer} for row in corrections(0, 160)]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "job.toml").write_text(
+        f'name = "parity"\nroot = "{root}"\nmodel = "{WEIGHTS / "base"}"\ndata = "rows.jsonl"\nmax_steps = 20\n'
+    )
+    command = (sys.executable, "-m", "learners", "sft", "--config", str(root / "job.toml"), "--json")
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    try:
+        out, _ = await asyncio.wait_for(child.communicate(), TRAIN_TIMEOUT_S)
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert child.returncode == 0
+    return root / "parity" / str(json.loads(out)["best_checkpoint"])
+
+
+async def ask_at_length(engine: ServedEngine, version: VersionName) -> Answer:
+    async with client_of(engine.endpoint) as client:
+        return await ask(client, version, LONG, min_tokens=MAX_TOKENS)
+
+
+async def answers_of_adapter(engine: ServedEngine, adapter: Path, prompts: Sequence[Prompt]) -> list[Answer]:
+    """Loads the adapter, asks everything at once, and drops it."""
+    ref = AdapterRef(NEW, NEW.number, adapter)
+    await engine.load_adapter(ref)
+    try:
+        return await answers_of(engine, NEW, prompts)
+    finally:
+        await engine.drop_adapter(ref)
+
+
+async def answers_of(engine: ServedEngine, version: VersionName, prompts: Sequence[Prompt]) -> list[Answer]:
+    async with client_of(engine.endpoint) as client:
+        return await asyncio.gather(*(ask(client, version, prompt) for prompt in prompts))
+
+
+def error(one: Answer, other: Answer) -> float:
+    """The largest difference of two answers' log-probabilities, token by token."""
+    return float(np.abs(np.subtract(one.logprobs, other.logprobs)).max())
+
+
+def errors(reference: Reference, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+    """How far each sampled token's log-probability is from the reference's."""
+    return [
+        abs(ours - theirs)
+        for prompt, answer in zip(prompts, answers, strict=True)
+        for ours, theirs in zip(answer.logprobs, reference.logprobs(prompt, answer.token_ids), strict=True)
+    ]
