@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from engines.errors import Unavailable
 from gateway import ray_daemon
 from gateway.config import TandemConfig
 from gateway.media import ImageStore
@@ -22,7 +23,7 @@ from gateway.monitor import Monitor
 from gateway.promotion import Publisher
 from gateway.record import Recorder
 from gateway.registry import Registry
-from gateway.replicas import NAMESPACE, RayReplica
+from gateway.replicas import NAMESPACE, RayReplica, prefix_of
 from gateway.route import RouteTable
 from gateway.services import Services
 from gateway.store import open_store
@@ -32,35 +33,47 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
-    """Everything the application needs, with at least one replica of every engine ready."""
+    """Everything the application needs, with every replica ready."""
     for directory in (config.run_root, config.log_root, config.registry_root, config.jobs.root):
         directory.mkdir(parents=True, exist_ok=True)
-    store = await asyncio.to_thread(open_store, config.store.url)
-    metrics = Metrics()
-    routes = RouteTable()
-    for name, model in config.models.items():
-        routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, model.engine))
-    await asyncio.to_thread(connect, config)
-    replicas = [
-        RayReplica(name, number, engine, config.log_root)
+    async with AsyncExitStack() as cleanup:
+        store = await asyncio.to_thread(open_store, config.store.url)
+        cleanup.push_async_callback(asyncio.to_thread, store.close)
+        metrics, routes = Metrics(), RouteTable()
+        for name, model in config.models.items():
+            routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, model.engine))
+        replicas = await asyncio.to_thread(_open_replicas, config)
+        registry = Registry(config.registry_root, store, config.engines)
+        publisher = Publisher(registry, routes, replicas, metrics, config.gateway.drain_timeout_s)
+        await publisher.recover()
+        images = ImageStore(config.store.media)
+        recorder = Recorder(store, images, metrics, config.gateway)
+        cleanup.push_async_callback(recorder.close)
+        monitor = Monitor(replicas, routes, publisher, metrics)
+        await asyncio.gather(*(monitor.admit(replica) for replica in replicas))
+        watch = asyncio.create_task(monitor.run())
+        cleanup.push_async_callback(_end, watch)
+        yield Services(config, store, images, routes, recorder, publisher, metrics)
+
+
+def _open_replicas(config: TandemConfig) -> list[RayReplica]:
+    connect(config)
+    return [
+        RayReplica(installation_of(config), name, number, engine, config.log_root)
         for name, engine in config.engines.items()
         for number in range(engine.replicas)
     ]
-    registry = Registry(config.registry_root, store, config.engines)
-    publisher = Publisher(registry, routes, replicas, metrics, config.gateway.drain_timeout_s)
-    monitor = Monitor(replicas, routes, publisher, metrics)
-    images = ImageStore(config.store.media)
-    recorder = Recorder(store, images, metrics, config.gateway)
-    await asyncio.gather(*(monitor.admit(replica) for replica in replicas))
-    watch = asyncio.create_task(monitor.run())
-    try:
-        yield Services(config, store, images, routes, recorder, publisher, metrics)
-    finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
-        await recorder.close()
-        await asyncio.to_thread(store.close)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def installation_of(config: TandemConfig) -> str:
+    """One data directory is one installation: several may share a Ray cluster."""
+    return hashlib.sha256(str(config.data).encode()).hexdigest()[:8]
 
 
 def connect(config: TandemConfig) -> None:
@@ -72,7 +85,13 @@ def connect(config: TandemConfig) -> None:
         address = daemon.address
     import ray  # reads its token's place from the environment once, when it is imported
 
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise Unavailable(
+            f"no Ray cluster answers at '{address}': start one with `ray start --head`, or set [ray] address = \"\" "
+            "to have Tandem start its own"
+        ) from error
 
 
 async def stop_all(config: TandemConfig) -> tuple[str, ...]:
@@ -80,7 +99,7 @@ async def stop_all(config: TandemConfig) -> tuple[str, ...]:
     ended: list[str] = []
     if config.ray.address or ray_daemon.find(config.run_root):
         connect(config)
-        for name in _engine_actors():
+        for name in _engine_actors(installation_of(config)):
             await _stop_actor(name)
             ended.append(name)
         _disconnect()
@@ -95,14 +114,12 @@ def _disconnect() -> None:
     ray.shutdown()
 
 
-def _engine_actors() -> list[str]:
+def _engine_actors(installation: str) -> list[str]:
     from ray.util import list_named_actors
 
-    return [a["name"] for a in list_named_actors(all_namespaces=True) if _is_ours(a["namespace"], a["name"])]
-
-
-def _is_ours(namespace: str, name: str) -> bool:
-    return namespace == NAMESPACE and name.startswith("engine:")
+    ours = prefix_of(installation)
+    actors = list_named_actors(all_namespaces=True)
+    return [a["name"] for a in actors if a["namespace"] == NAMESPACE and a["name"].startswith(ours)]
 
 
 async def _stop_actor(name: str) -> None:
@@ -114,9 +131,3 @@ async def _stop_actor(name: str) -> None:
     except (TimeoutError, ray.exceptions.RayError) as error:
         _log.warning("%s did not stop by itself (%s); killing it, which ends its engine too", name, error)
     ray.kill(actor)
-
-
-def ray_environment(run_root: Path) -> dict[str, str]:
-    """What a shell needs to reach our own Ray daemon; empty if there is none."""
-    daemon = ray_daemon.find(run_root)
-    return daemon.environment() if daemon else {}

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.adapter import VerifiedAdapter
-from engines.errors import Conflict, DeadlineExceeded, Refused, TandemError
+from engines.errors import Conflict, DeadlineExceeded, Refused
 from engines.types import VersionName
 from gateway.metrics import Metrics
 from gateway.proof import check_agreement, check_delivery
@@ -27,6 +27,7 @@ from gateway.store import StateChange
 from gateway.types import AliasRow, PublishReport, StepTime, VersionRow, VersionState, check_transition
 
 _log = logging.getLogger(__name__)
+_ON_ITS_WAY = frozenset({VersionState.STAGED, VersionState.PROBED})
 
 
 class StepClock:
@@ -78,8 +79,12 @@ class Publisher:
             clock = StepClock(self._metrics)
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             _check_target(row, version)
-            proof = "the bare base" if version.is_base else await self._deliver(version, clock)
-            report = await self._flip(row, version, row.live, VersionState.STANDBY, proof, clock)
+            try:
+                proof = "the bare base" if version.is_base else await self._deliver(version, clock)
+                report = await self._flip(row, version, row.live, VersionState.STANDBY, proof, clock)
+            except BaseException as error:
+                await asyncio.shield(self._undo(version, error))
+                raise
             return await self._finish(report, row.previous, clock)
 
     async def rollback(self, alias: str) -> PublishReport:
@@ -100,6 +105,19 @@ class Publisher:
                     version = await asyncio.to_thread(self._store.versions.get, name)
                     await replica.stage(name, version.path)
 
+    async def recover(self) -> None:
+        """What a publisher that died left behind: a version on its way that nothing names may be tried again."""
+        named = self._routes.named_versions()
+        for row in await asyncio.to_thread(self._store.versions.list):
+            if row.state in _ON_ITS_WAY and row.name not in named:
+                await self._set_state(row.name, VersionState.VERIFIED, "the publish was interrupted")
+
+    def adapters_of(self, engine: str) -> tuple[VersionName, ...]:
+        """The adapters that aliases over `engine` name."""
+        rows = self._routes.snapshot.aliases.values()
+        names = {name for row in rows if row.engine == engine for name in (row.live, row.previous) if name is not None}
+        return tuple(sorted(name for name in names if not name.is_base))
+
     async def _deliver(self, name: VersionName, clock: StepClock) -> str:
         async with clock.step("verify"):
             row = await asyncio.to_thread(self._store.versions.get, name)
@@ -107,15 +125,10 @@ class Publisher:
                 check_transition(name, row.state, VersionState.STAGED)
             verified = await asyncio.to_thread(self._registry.reverify, row)
         replicas = [r for r in self._replicas if r.engine == row.engine]
-        try:
-            async with clock.step("stage"):
-                delivery = await self._stage(row, verified, replicas)
-            async with clock.step("probe"):
-                proof = await self._probe(row, verified, replicas, delivery)
-        except TandemError as error:
-            await self._undo(row, replicas, error)
-            raise
-        return proof
+        async with clock.step("stage"):
+            delivery = await self._stage(row, verified, replicas)
+        async with clock.step("probe"):
+            return await self._probe(row, verified, replicas, delivery)
 
     async def _stage(self, row: VersionRow, verified: VerifiedAdapter, replicas: Sequence[Replica]) -> str:
         loaded = await asyncio.gather(*(r.stage(row.name, row.path) for r in replicas))
@@ -142,15 +155,18 @@ class Publisher:
         await self._advance(row, VersionState.PROBED)
         return proof
 
-    async def _undo(self, row: VersionRow, replicas: Sequence[Replica], error: TandemError) -> None:
-        """Nothing names the version: unload it, and say whether it may be tried again."""
-        if row.name not in self._routes.named_versions():
-            await asyncio.gather(*(r.unload(row.name) for r in replicas))
-        now = await asyncio.to_thread(self._store.versions.get, row.name)
+    async def _undo(self, name: VersionName, error: BaseException) -> None:
+        """Reconciles with what the database says: an alias that names the version keeps it, else nothing is left."""
+        for alias in await asyncio.to_thread(self._store.aliases.all):
+            self._routes.set_alias(alias)
+        if name.is_base or name in self._routes.named_versions():
+            return
+        await self._unload(name)
+        row = await asyncio.to_thread(self._store.versions.get, name)
         if isinstance(error, Refused):
-            await self._set_state(row, VersionState.REJECTED, error.message)
-        elif now.state in (VersionState.STAGED, VersionState.PROBED):
-            await self._set_state(row, VersionState.VERIFIED, error.message)
+            await self._set_state(name, VersionState.REJECTED, error.message)
+        elif row.state in _ON_ITS_WAY:
+            await self._set_state(name, VersionState.VERIFIED, str(error))
 
     async def _flip(
         self,
@@ -168,7 +184,6 @@ class Publisher:
                 action="promote" if left is VersionState.STANDBY else "rollback",
             )
             self._routes.set_alias(new)
-            self._metrics.alias_generation.labels(new.name).set(new.generation)
         return PublishReport(new.name, to, previous, new.generation, clock.elapsed_s(), tuple(clock.steps), proof)
 
     async def _finish(self, report: PublishReport, left: VersionName | None, clock: StepClock) -> PublishReport:
@@ -178,22 +193,25 @@ class Publisher:
                 async with clock.step("drain"):
                     await self._routes.drained(left, self._drain_timeout_s)
                 async with clock.step("retire"):
-                    await self._retire(left)
-            except DeadlineExceeded as error:  # the flip stands; an unrenewed lease frees the slot when it is needed
+                    await self._unload(left)
+            except DeadlineExceeded as error:  # the flip stands, and what is in use stays loaded until its lease ends
                 _log.warning("%s", error.message)
         return replace(report, steps=tuple(clock.steps))
 
-    async def _retire(self, name: VersionName) -> None:
-        row = await asyncio.to_thread(self._store.versions.get, name)
-        await asyncio.gather(*(r.unload(name) for r in self._replicas if r.engine == row.engine))
+    async def _unload(self, name: VersionName) -> None:
+        """On every replica that can; one that can't frees the slot when the lease, which nobody renews, has ended."""
+        results = await asyncio.gather(*(r.unload(name) for r in self._replicas), return_exceptions=True)
+        for replica, result in zip(self._replicas, results, strict=True):
+            if isinstance(result, BaseException):
+                _log.warning("%s is still loaded on %s: %s", name, replica.name, result)
 
     async def _advance(self, row: VersionRow, state: VersionState) -> None:
         """A standby is staged and probed already, and stays what it is until the flip."""
         if row.state is not VersionState.STANDBY:
-            await self._set_state(row, state)
+            await self._set_state(row.name, state)
 
-    async def _set_state(self, row: VersionRow, state: VersionState, reason: str | None = None) -> None:
-        await asyncio.to_thread(self._store.versions.set_state, StateChange(row.name, state, reason))
+    async def _set_state(self, name: VersionName, state: VersionState, reason: str | None = None) -> None:
+        await asyncio.to_thread(self._store.versions.set_state, StateChange(name, state, reason))
 
     @asynccontextmanager
     async def _only_publisher(self) -> AsyncIterator[None]:

@@ -65,7 +65,7 @@ def check_agreement(
         errors += [abs(x - y) for x, y in zip(served, learned, strict=True)]
     agreement = Agreement(effect=_mean(effects), error=_mean(errors))
     limit = max(NOISE, MAX_RELATIVE_ERROR * agreement.effect)
-    if agreement.error > limit:
+    if not agreement.error <= limit:  # also refuses NaN
         raise AdapterRefused(
             f"the engine does not serve what was trained: adapter - base log-probabilities differ from the "
             f"learner's by {agreement.error:.3f} on average (limit {limit:.3f}, effect {agreement.effect:.3f})"

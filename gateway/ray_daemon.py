@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines.adapter.files import write_atomic
 from engines.errors import Unavailable
 
 _START_TIMEOUT_S = 90.0
@@ -98,9 +99,13 @@ def start(run_dir: Path, log_dir: Path) -> RayDaemon:
         pid=process.pid,
         created=psutil.Process(process.pid).create_time(),
     )
-    _write_atomically(run_dir / "ray.json", json.dumps(asdict(daemon), indent=2))
-    for port in (gcs, dashboard):
-        _wait_for_port(port, process, log_path)
+    write_atomic(run_dir / "ray.json", json.dumps(asdict(daemon), indent=2).encode())
+    try:
+        for port in (gcs, dashboard):
+            _wait_for_port(port, process, log_path)
+    except BaseException:
+        stop(run_dir)
+        raise
     return daemon
 
 
@@ -139,18 +144,9 @@ def _session_dir(run_dir: Path) -> Path:
 def _write_token(run_dir: Path) -> Path:
     path = run_dir / "ray.token"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
+        run_dir.chmod(0o700)
+        write_atomic(path, secrets.token_hex(32).encode())
     return path
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _free_ports(count: int) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ class Registry:
         verified = self._verify(directory, row.engine)
         name = VersionName(alias, self.store.versions.next_number(alias))
         path = install(verified, self.root / str(name))
-        version = _row_of(name, row, verified, path, self.base_of(row.engine))
+        version = _row_of(name, row, verified, path, job_of(directory))
         self.store.versions.add(version)
         return version
 
@@ -47,20 +47,25 @@ class Registry:
         return verify(directory, self.base_of(engine), self.engines[engine].max_lora_rank)
 
 
-def _row_of(name: VersionName, alias: AliasRow, verified: VerifiedAdapter, path: Path, base: BaseModel) -> VersionRow:
+def job_of(directory: Path) -> str | None:
+    """The job whose checkpoint this is (`JOB/checkpoints/step-N`); None for an adapter from elsewhere."""
+    return directory.parents[1].name if directory.parent.name == "checkpoints" else None
+
+
+def _row_of(name: VersionName, alias: AliasRow, verified: VerifiedAdapter, path: Path, job: str | None) -> VersionRow:
     manifest = verified.manifest
     return VersionRow(
         name=name,
         engine=alias.engine,
         state=VersionState.VERIFIED,
         path=path,
-        base_hash=base.base_hash,
+        base_hash=verified.base_hash,
         weights_sha256=verified.weights_sha256,
         rank=verified.rank,
         proof="differences" if manifest and manifest.probe else "hashes",
         created=datetime.now(UTC),
         parent=manifest.parent if manifest else None,
         data_hash=manifest.data_hash if manifest else None,
-        job=None,
+        job=job,
         metrics=tuple(sorted(manifest.metrics.items())) if manifest else (),
     )

@@ -7,13 +7,15 @@ as `EngineDown`, a missed deadline as `DeadlineExceeded`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from engines.actor import EngineActor, ReplicaStatus
 from engines.config import EngineConfig
-from engines.errors import DeadlineExceeded, EngineDown, TandemError
+from engines.errors import BadRequest, DeadlineExceeded, EngineDown, TandemError
 from engines.types import Endpoint, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
 
 NAMESPACE = "tandem"
@@ -43,28 +45,47 @@ class Replica(Protocol):
 
     async def status(self) -> ReplicaStatus: ...
 
+    async def revive(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActorName:
+    """How a replica's actor is called in Ray: whose it is, which replica, and the configuration it was made with."""
+
+    installation: str
+    replica: str
+    config_hash: str
+
+    def __str__(self) -> str:
+        return f"{prefix_of(self.installation)}{self.replica}:{self.config_hash}"
+
+    @classmethod
+    def of(cls, installation: str, replica: str, config: EngineConfig) -> ActorName:
+        return cls(installation, replica, hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12])
+
+
+def prefix_of(installation: str) -> str:
+    """What the names of all actors of one installation begin with."""
+    return f"engine:{installation}:"
+
 
 class RayReplica:
     """A replica behind a Ray actor."""
 
-    def __init__(self, engine: str, number: int, config: EngineConfig, log_dir: Path) -> None:
+    def __init__(self, installation: str, engine: str, number: int, config: EngineConfig, log_dir: Path) -> None:
+        """Finds the actor or makes it. Raises `BadRequest` if one lives that was made with another configuration."""
         self.name = f"{engine}/{number}"
         self.engine = engine
         self._config = config
         self._log_dir = log_dir
+        self._actor_name = ActorName.of(installation, self.name, config)
+        self._refuse_another_configuration()
         self._actor = self._get_or_create()
 
     async def start(self) -> Endpoint:
         """Returns at once where the engine is ready: a gateway that comes back uses it again."""
         endpoint: Endpoint = await self._call("start", timeout_s=self._config.start_timeout_s + _CONTROL_TIMEOUT_S)
         return endpoint
-
-    async def stop(self) -> None:
-        """Ends the engine, then the actor."""
-        import ray
-
-        await self._call("stop", timeout_s=_CONTROL_TIMEOUT_S)
-        ray.kill(self._actor)
 
     async def stage(self, version: VersionName, path: Path) -> LoadedAdapter:
         loaded: LoadedAdapter = await self._call("load", SERVING, version, path, LEASE_TTL_S)
@@ -84,16 +105,29 @@ class RayReplica:
         status: ReplicaStatus = await self._call("status")
         return status
 
-    def revive(self) -> None:
-        """A new actor where the old one is gone."""
-        self._actor = self._get_or_create()
+    async def revive(self) -> None:
+        """A new actor, if the old one is gone."""
+        self._actor = await asyncio.to_thread(self._get_or_create)
+
+    def _refuse_another_configuration(self) -> None:
+        from ray.util import list_named_actors
+
+        mine = f"{prefix_of(self._actor_name.installation)}{self.name}:"
+        for actor in list_named_actors(all_namespaces=True):
+            if actor["namespace"] == NAMESPACE and actor["name"].startswith(mine):
+                if actor["name"] != str(self._actor_name):
+                    raise BadRequest(
+                        f"engine '{self.engine}' runs with another configuration than this one: end it with "
+                        "`tandem stop`, then start again",
+                        param=f"engines.{self.engine}",
+                    )
 
     def _get_or_create(self) -> Any:
         import ray
 
         actor_class = ray.remote(EngineActor)
         return actor_class.options(
-            name=f"engine:{self.name}",
+            name=str(self._actor_name),
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
@@ -110,7 +144,9 @@ class RayReplica:
             if isinstance(error.cause, TandemError):
                 raise error.cause from None
             raise
-        except ray.exceptions.RayActorError as error:
-            raise EngineDown(f"the actor of replica {self.name} is gone: {str(error).splitlines()[0]}") from error
+        except ray.exceptions.RayError as error:
+            raise EngineDown(
+                f"the actor of replica {self.name} cannot be reached; the gateway starts another"
+            ) from error
         except TimeoutError:
             raise DeadlineExceeded(f"replica {self.name} did not answer '{method}' within {timeout_s:.0f} s") from None

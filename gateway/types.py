@@ -37,7 +37,7 @@ TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     _S.LIVE: frozenset({_S.STANDBY, _S.RETIRED}) | _ENDINGS,
     _S.STANDBY: frozenset({_S.LIVE, _S.RETIRED}) | _ENDINGS,
     _S.RETIRED: frozenset({_S.STAGED}) | _ENDINGS,  # promoted again: its files are still there
-    _S.ROLLED_BACK: frozenset({_S.STAGED, _S.LIVE, _S.RETIRED}),  # promoted again by hand
+    _S.ROLLED_BACK: frozenset({_S.STAGED, _S.LIVE, _S.RETIRED, _S.REJECTED}),  # promoted again by hand
     _S.REJECTED: frozenset(),
 }
 

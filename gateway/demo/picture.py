@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def _draw_moments(axes: Any, timeline: Timeline, *, with_labels: bool) -> None:
 
 
 def _draw_accuracy(axes: Any, timeline: Timeline, colours: dict[str, str]) -> None:
+    _draw_what_users_get(axes, timeline, colours)
     for evaluation in timeline.evaluations:
         times, shares = _running_accuracy(evaluation, timeline.start_s)
         colour = colours[evaluation.version]
@@ -100,6 +102,15 @@ def _draw_accuracy(axes: Any, timeline: Timeline, colours: dict[str, str]) -> No
         )  # fmt: skip
     axes.set_ylim(0.0, 1.08)
     axes.set_ylabel(f"accuracy, held-out questions\n(thin: the last {_WINDOW} answers)")
+
+
+def _draw_what_users_get(axes: Any, timeline: Timeline, colours: dict[str, str]) -> None:
+    """The accuracy of the version that the alias names, for as long as it names it."""
+    first_s = min(reply.started_s for reply in timeline.replies)
+    bounds = [first_s, *(moment.at_s for moment in timeline.moments), max(reply.ended_s for reply in timeline.replies)]
+    for evaluation, (start_s, end_s) in zip(timeline.evaluations, pairwise(bounds), strict=True):
+        span = (start_s - timeline.start_s, end_s - timeline.start_s)
+        axes.hlines(evaluation.accuracy, *span, color=colours[evaluation.version], lw=2, alpha=0.35, zorder=2)
 
 
 def _running_accuracy(evaluation: Evaluation, start_s: float) -> tuple[list[float], list[float]]:

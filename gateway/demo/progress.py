@@ -8,33 +8,32 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+_DESCRIPTION_WIDTH = 38
+_OTHER_WIDTH = _DESCRIPTION_WIDTH + 17  # spinner, time, percentage and the gaps between them
 
 
 class StageProgress:
-    """Use as a context manager; `seconds` holds what each ended stage took."""
+    """Use as a context manager; `seconds` holds what each ended stage took, `failed_stage` which one raised first."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
+        note_width = max(10, self._console.width - _OTHER_WIDTH)
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]*[/]"),
-            TextColumn("{task.description:<44}"),
-            TimeElapsedColumn(),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.description}", table_column=Column(width=_DESCRIPTION_WIDTH, no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(width=7)),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(width=4)),
+            TextColumn(
+                "[dim]{task.fields[note]}", table_column=Column(width=note_width, no_wrap=True, overflow="ellipsis")
+            ),
             console=self._console,
+            expand=False,
         )
         self.seconds: dict[str, float] = {}
-        self.current = "set-up"
+        self.failed_stage = ""
 
     def __enter__(self) -> StageProgress:
         if self._console.is_terminal:
@@ -48,12 +47,15 @@ class StageProgress:
 
     @contextmanager
     def stage(self, name: str, description: str, num_items: int = 1) -> Iterator[Stage]:
-        self.current = name
         if not self._console.is_terminal:
             self._console.print(f"{description} ...", highlight=False)
         stage = Stage(self._bars, self._bars.add_task(description, total=num_items, note=""))
         start_s = time.monotonic()
-        yield stage
+        try:
+            yield stage
+        except BaseException:
+            self.failed_stage = self.failed_stage or name
+            raise
         self.seconds[name] = round(time.monotonic() - start_s, 2)
         stage.finish(num_items)
         if not self._console.is_terminal:
@@ -73,7 +75,7 @@ class Stage:
 
     def show(self, text: str) -> None:
         """A remark that the next one replaces, as a job's steps do."""
-        self._bars.update(self._task, note=text[-70:])
+        self._bars.update(self._task, note=text.strip())
 
     def note(self, text: str) -> None:
         """The stage's result: stays beside it."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import TandemError
+from gateway.cli.console import say
 from gateway.client import GatewayClient, Publish
 from gateway.demo.client import ask_all, open_client
 from gateway.demo.corrections import count_stored, send_corrections
@@ -26,7 +27,7 @@ from gateway.demo.picture import Moment, Timeline, draw
 from gateway.demo.progress import Stage, StageProgress
 from gateway.demo.questions import Question, read_questions
 from gateway.demo.report import Accuracy, DemoReport, FeedbackCount, KindAccuracy, LoadFigures, Publication, render
-from gateway.demo.site import BASE_MODEL, Site
+from gateway.demo.site import BASE_MODEL, CONFIG_FILE, Site
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -38,15 +39,16 @@ NUM_SENT_TWICE = 25
 NUM_LOAD_CANDIDATES = 120
 NUM_LOAD_QUESTIONS = 32
 LOAD_PER_S = 3.5
-NUM_IMPATIENT = 3
+NUM_IMPATIENT = 1
 CONCURRENCY = 24
 JOB_SETTINGS = (
     "rank = 16",
     "alpha = 32",
-    "learning_rate = 2e-3",
+    "learning_rate = 1e-3",
     "batch_size = 16",
-    "max_steps = 50",
-    "save_every = 50",
+    "max_steps = 75",
+    "save_every = 75",
+    "probe_size = 4",
 )
 
 
@@ -84,8 +86,10 @@ def run_demo(report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport
         try:
             report = asyncio.run(_run(progress, *paths, keep=keep))
         except TandemError as error:
-            raise TandemError(f"the demo failed at '{progress.current}': {error.message}") from error
+            raise TandemError(f"the demo failed at '{progress.failed_stage or 'set-up'}': {error.message}") from error
     Console(stderr=True, highlight=False).print(render(report), f"\nwritten: {paths[0]}, {paths[1]}")
+    if keep:
+        say(f"left running; end it with: tandem stop -c {CONFIG_FILE}")
     if failures := report.failures():
         raise TandemError("the loop did not close: " + "; ".join(failures))
     return report
@@ -123,12 +127,9 @@ def _end_on_sigterm() -> None:
 
 
 async def _stop(demo: Demo) -> None:
-    failed_at = demo.progress.current
     await demo.client.close()
     with demo.stage("stop", "stop everything"):
         await demo.site.stop()
-    if "rollback_accuracy" not in demo.progress.seconds:
-        demo.progress.current = failed_at
 
 
 async def _start(demo: Demo) -> None:
@@ -156,7 +157,6 @@ async def _walk(demo: Demo) -> tuple[Publish, tuple[Reply, ...]]:
         await _correct(demo)
         checkpoint = await _train(demo)
         published = await _publish(demo, load, checkpoint)
-        await _learn_answers(demo, published.version)
         await _evaluate(demo, "sft_accuracy", f"accuracy of {published.version}")
         await _roll_back(demo, load)
         await _evaluate(demo, "rollback_accuracy", "accuracy after the rollback")
@@ -216,6 +216,7 @@ async def _publish(demo: Demo, load: BackgroundLoad, checkpoint: Path) -> Publis
         async with load.impatient(NUM_IMPATIENT):
             called_s = time.monotonic()
             published = await asyncio.to_thread(gateway.promote, ALIAS, registered.id)
+        await _learn_answers(demo, published.version)
         demo.moments.append(Moment(f"swap to {published.version}", called_s + published.seconds))
         stage.note(f"{published.version} live after {published.seconds * 1000:.0f} ms")
     return published

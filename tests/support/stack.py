@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "learners" / "toy" / "weights"
@@ -44,7 +45,10 @@ class Stack:
         self.tandem("serve", "--detach", "-c", str(self.config))
 
     def stop(self) -> None:
+        """Ends everything, and asserts that no engine is left."""
+        engines = self.engine_pids()
         self.tandem("stop", "-c", str(self.config))
+        assert not [pid for pid in engines if psutil.pid_exists(pid)]
 
     def tandem(self, *arguments: str) -> str:
         """Runs a command to its end; an assertion with what it said if it failed."""
@@ -72,16 +76,18 @@ class Stack:
         os.kill(self.gateway_pid(), signal.SIGKILL)
 
     def engine_pids(self) -> set[int]:
-        """The engine's server processes, by the model that their command lines name."""
-        import psutil
+        """The engine's server processes, which descend from the Ray head of this stack."""
+        head = json.loads((self.data / "run" / "ray.json").read_text())["pid"]
+        return {p.pid for p in psutil.Process(head).children(recursive=True) if _is_server(p)}
 
-        model = self.config.read_text().split('model = "')[1].split('"')[0]
-        found = set()
-        for process in psutil.process_iter(["pid", "cmdline", "environ"]):
-            words = process.info["cmdline"] or []
-            if model in words and "lifeline" not in " ".join(words[:3]):
-                found.add(process.info["pid"])
-        return found
+
+def _is_server(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    is_lifeline = any(word.endswith("lifeline.py") or word == "engines.lifeline" for word in words)
+    return not is_lifeline and bool({"engines.fake.server", "vllm.entrypoints.openai.api_server"} & set(words))
 
 
 def free_port() -> int:

@@ -14,9 +14,9 @@ from engines.types import Endpoint, LoadedAdapter, ProbePrompt, ProbeScore, Vers
 from gateway.metrics import Metrics
 from gateway.promotion import Publisher
 from gateway.registry import Registry
-from gateway.route import Replica as Route
+from gateway.route import ReplicaRoute as Route
 from gateway.route import RouteTable
-from gateway.store import Store, open_store
+from gateway.store import StateChange, Store, open_store
 from gateway.types import VersionState
 
 ALIAS = "vqa"
@@ -31,6 +31,7 @@ class ScriptedReplica:
         self.engine = "small"
         self.held: set[VersionName] = set()
         self.fail_stage: Exception | None = None
+        self.fail_unload: Exception | None = None
         self.lose_modules = False
         self.wrong_bytes = False
         self.registry: Registry | None = None
@@ -48,6 +49,8 @@ class ScriptedReplica:
         return LoadedAdapter(version, 1, "0" * 64 if self.wrong_bytes else verified.weights_sha256, modules)
 
     async def unload(self, version: VersionName) -> None:
+        if self.fail_unload is not None:
+            raise self.fail_unload
         self.held.discard(version)
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
@@ -206,6 +209,68 @@ async def test_two_publishers_at_once_one_wins(site: Site) -> None:
 async def test_a_version_of_another_alias_is_refused(site: Site) -> None:
     with pytest.raises(Conflict, match="does not belong"):
         await site.publisher.promote(ALIAS, VersionName("other", 1))
+
+
+async def test_an_engine_that_dies_in_the_midst_leaves_a_version_that_can_be_tried_again(site: Site) -> None:
+    name = await site.register(1)
+    site.replicas[1].fail_stage = site.replicas[1].fail_unload = EngineDown("the engine died")
+    with pytest.raises(EngineDown):
+        await site.publisher.promote(ALIAS, name)
+    site.replicas[1].fail_stage = site.replicas[1].fail_unload = None
+    await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.LIVE
+
+
+async def test_a_flip_that_fails_undoes_what_was_staged(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = await site.register(1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise Conflict("another publisher was faster")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(site.store.aliases), "flip", fail)
+        with pytest.raises(Conflict, match="faster"):
+            await site.publisher.promote(ALIAS, name)
+    assert all(r.held == set() for r in site.replicas)
+    await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.LIVE
+
+
+async def test_a_standby_that_is_refused_stays_what_the_alias_can_roll_back_to(site: Site) -> None:
+    first, second = [await site.register(seed) for seed in (1, 2)]
+    for name in (first, second):
+        await site.publisher.promote(ALIAS, name)
+    site.replicas[0].wrong_bytes = True
+    with pytest.raises(AdapterRefused):
+        await site.publisher.promote(ALIAS, first)
+    assert site.state(first) is VersionState.STANDBY
+    assert (await site.publisher.rollback(ALIAS)).version == first
+
+
+async def test_a_rolled_back_version_that_is_refused_is_rejected(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    await site.publisher.rollback(ALIAS)
+    site.replicas[0].wrong_bytes = True
+    with pytest.raises(AdapterRefused):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.REJECTED
+
+
+async def test_a_flip_stands_though_a_replica_cannot_unload_what_it_left(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    site.replicas[1].fail_unload = EngineDown("the engine died")
+    assert (await site.publisher.rollback(ALIAS)).version == BASE
+    assert site.routes.resolve(ALIAS).version == BASE
+
+
+async def test_what_a_dead_publisher_left_on_its_way_can_be_tried_again(site: Site) -> None:
+    name = await site.register(1)
+    site.store.versions.set_state(StateChange(name, VersionState.STAGED))
+    await site.publisher.recover()
+    assert site.state(name) is VersionState.VERIFIED
+    await site.publisher.promote(ALIAS, name)
 
 
 async def test_restage_loads_what_every_alias_names(site: Site) -> None:
