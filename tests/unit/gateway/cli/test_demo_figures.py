@@ -52,7 +52,7 @@ def test_in_flight_counts_requests_that_span_the_moment() -> None:
 
 def test_percentiles_are_values_that_occurred() -> None:
     values = [float(value) for value in range(100, 0, -1)]
-    assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (51.0, 100.0, 7.0)
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (50.0, 99.0, 7.0)
 
 
 def test_accuracy_is_counted_in_all_and_by_kind() -> None:
