@@ -39,6 +39,7 @@ def main() -> int:
     install_torch()
     say("installing the locked packages (two to three minutes on a fresh machine)")
     pip("--no-deps", "-r", str(REQUIREMENTS / "cpu.txt"), "-r", str(REQUIREMENTS / "dev.txt"))
+    compile_packages()
     mend_torchvision()
     say("installing Tandem itself, editable")
     pip("--no-deps", "--no-build-isolation", "-e", str(ROOT))
@@ -63,9 +64,19 @@ def install_torch() -> None:
     pip("--no-deps", "--index-url", TORCH_INDEX, TORCH, f"{TORCHVISION}+cpu")
 
 
+def site_packages() -> Path:
+    return Path(output(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+
+
+def compile_packages() -> None:
+    """On all cores, which pip does not; some packages hold templates that are no Python, and that is no failure."""
+    say("compiling them")
+    run(PYTHON, "-m", "compileall", "-qq", "-j", "0", site_packages(), quiet=True)
+
+
 def mend_torchvision() -> None:
     """Installs the hook of torchvision_operators.py, only where torchvision cannot be imported without it."""
-    packages = Path(output(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    packages = site_packages()
     module, line = packages / "torchvision_operators.py", packages / "torchvision_operators.pth"
     module.unlink(missing_ok=True)
     line.unlink(missing_ok=True)
@@ -80,7 +91,8 @@ def mend_torchvision() -> None:
 
 def pip(*arguments: str, may_fail: bool = False) -> bool:
     """True if it went well. Where it may not fail, its failure ends the set-up."""
-    code = run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, quiet=may_fail)
+    options = ("-qq", "--disable-pip-version-check", "--no-compile")
+    code = run(PYTHON, "-m", "pip", "install", *options, *arguments, quiet=may_fail)
     if code and not may_fail:
         raise SystemExit(f"make setup: pip install {' '.join(arguments)} failed; see its message above")
     return code == 0
