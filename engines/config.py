@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from engines.vllm_args import check_args
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -22,13 +24,18 @@ class EngineConfig(Section):
     model: str
     """A directory, or a hub id."""
     family: Literal["qwen3_vl", "auto"] = "auto"
-    """The model family; `auto` reads it from the model's config.json."""
+    """The model family: what the model's config.json must say; `auto` takes what it says. The fake
+    back end does not look."""
     kind: Literal["vllm", "fake"] = "vllm"
     """The back end."""
     replicas: int = Field(1, ge=1, le=1)
     """How many engines of this kind run. One, until fleets are here."""
-    max_loras: int = Field(4, ge=2, le=64)
-    """Adapter slots: live, previous, one staging, and one to spare."""
+    tensor_parallel: int = Field(1, ge=1, le=1)
+    """Accelerators a replica. One."""
+    max_loras: int = Field(4, ge=3, le=64)
+    """Adapter slots: live, previous, one staging, and what there is to spare."""
+    reserved_for_rollout: int = Field(0, ge=0, le=0)
+    """Slots kept for training jobs. None."""
     max_lora_rank: int = Field(16, ge=1, le=512)
     """The largest rank an adapter may have."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -43,11 +50,19 @@ class EngineConfig(Section):
     python: str = ""
     """Interpreter of another environment for this back end; empty: our own."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Handed to the back end unchanged: `{"gpu-memory-utilization" = 0.5}` becomes `--gpu-memory-utilization 0.5`."""
+    """Handed to the back end unchanged: `{"gpu-memory-utilization" = 0.5}` becomes `--gpu-memory-utilization 0.5`.
+    What Tandem sets itself is refused."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables for the back end's process, over our defaults."""
     start_timeout_s: float = Field(300.0, gt=0)
     """How long the engine may take until it has answered its first request."""
+
+    @field_validator("args")
+    @classmethod
+    def _check_args(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.data.get("kind") == "vllm":
+            check_args(args)
+        return args
 
     def model_path(self) -> Path:
         return Path(self.model)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
@@ -25,6 +28,7 @@ from engines.wire import (
     AdapterList,
     AdapterReply,
     AddAdapter,
+    ErrorDetail,
     ErrorReply,
     ProbeReply,
     ProbeRequest,
@@ -37,16 +41,23 @@ CALL_TIMEOUT_S = 60.0
 PROBE_TIMEOUT_S = 120.0
 MAX_ERROR_CHARS = 500
 
-_BY_CODE: tuple[type[TandemError], ...] = (AdapterRefused, Conflict, NoSlot, NotFound, EngineDown)
+_log = logging.getLogger(__name__)
+_BY_CODE: tuple[type[TandemError], ...] = (
+    AdapterRefused, BadRequest, Conflict, EngineDown, EngineFault, NoSlot, NotFound,
+)  # fmt: skip
 _BY_STATUS: dict[int, type[TandemError]] = {400: BadRequest, 404: NotFound, 409: Conflict, 503: Unavailable}
 Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class ControlClient:
-    """Speaks to one server. Create and close it on one event loop; `close` is safe to call twice."""
+    """Speaks to one server. Create and close it on one event loop; `close` is safe to call twice.
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
+    Messages quote what our own routes say; whatever else the server says, and its bytes, are in an error's `detail`.
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, log_path: Path) -> None:
         self._name = name
+        self._log_path = log_path
         self._session = aiohttp.ClientSession(
             base_url=endpoint.url,
             headers={"Authorization": f"Bearer {endpoint.token}"},
@@ -57,12 +68,16 @@ class ControlClient:
         await self._session.close()
 
     async def is_healthy(self) -> bool:
-        """Whether GET /health answers 200 in time; False for any failure of the connection."""
+        """Whether GET /health answers 200 in time."""
+        return await self.health_status() == HTTPStatus.OK
+
+    async def health_status(self) -> int | None:
+        """The HTTP status that GET /health answers; None if no answer comes in time."""
         try:
             async with self._session.get("/health", timeout=aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)) as answer:
-                return answer.status == 200
+                return answer.status
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            return False
+            return None
 
     async def first_answer(self, model: VersionName, timeout_s: float) -> None:
         """One token of a real chat completion; raises `EngineDown` or `EngineFault` unless it comes."""
@@ -104,26 +119,33 @@ class ControlClient:
         except TimeoutError as error:
             raise DeadlineExceeded(f"{self._name} did not answer {method} {path} within {timeout_s:.0f} s") from error
         except aiohttp.ClientError as error:
-            raise EngineDown(f"{self._name} cannot be reached for {method} {path}: {error}; read its log") from error
+            raise EngineDown(
+                f"{self._name} cannot be reached for {method} {path}; {self._log_path} says why", detail=str(error)
+            ) from error
 
     def _error(self, call: str, status: int, raw: bytes) -> TandemError:
         try:
-            detail = ErrorReply.model_validate_json(raw).error
+            said = ErrorReply.model_validate_json(raw).error
         except ValidationError:
-            return EngineFault(
-                f"{self._name} answered {status} to {call}: {raw[:MAX_ERROR_CHARS].decode(errors='replace')}"
+            said = ErrorDetail()
+        ours = next((kind for kind in _BY_CODE if kind.code == said.code), None)
+        if ours is not None:
+            error = ours(f"{self._name}: {said.message[:MAX_ERROR_CHARS]}", detail=said.detail[:MAX_ERROR_CHARS])
+        else:
+            error = _BY_STATUS.get(status, EngineFault)(
+                f"{self._name} answered {status} to {call}; {self._log_path} says why",
+                detail=raw[:MAX_ERROR_CHARS].decode(errors="replace"),
             )
-        kind = next((kind for kind in _BY_CODE if kind.code == detail.code), None) or _BY_STATUS.get(
-            status, EngineFault
-        )
-        return kind(f"{self._name}: {detail.message[:MAX_ERROR_CHARS]}")
+        _log.warning("%s: %s", error.message, error.detail or "(no more was said)")
+        return error
 
     def _parse(self, kind: type[Reply], raw: bytes) -> Reply:
         try:
             return kind.model_validate_json(raw)
         except ValidationError as error:
             raise EngineFault(
-                f"{self._name} answered no {kind.__name__}: {error.error_count()} fields are wrong"
+                f"{self._name} answered no {kind.__name__}: {error.error_count()} fields are wrong",
+                detail=raw[:MAX_ERROR_CHARS].decode(errors="replace"),
             ) from error
 
     def _check_lengths(self, scores: Sequence[ProbeScore], prompts: Sequence[ProbePrompt]) -> None:

@@ -17,6 +17,9 @@
     `- Internal              500  a defect of ours
        `- EngineFault        502  an engine answered what it should not
 
+`message` is ours and may reach a client; what a library, an engine or its log said goes into `detail`, which is for
+operators: it is logged, and shown in tracebacks, but is never part of an HTTP body.
+
 Each class carries `status`, `code` and `retryable`; `gateway/errors.py` holds the one table that makes an HTTP
 answer of them. All are picklable, since they cross Ray. To add one: subclass the nearest family, set `code`, and add it
 to the drawing.
@@ -26,23 +29,29 @@ from __future__ import annotations
 
 
 class TandemError(Exception):
-    """The root. `message` says what went wrong, why, and what to do next; `param` names the input at fault."""
+    """The root. `message` says what went wrong, why, and what to do next; `param` names the input at fault.
+
+    `detail` is what somebody else said of it, word for word: for operators only.
+    """
 
     status = 500
     code = "internal_error"
     retryable = False
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.detail = detail
+        if detail:
+            self.add_note(detail)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.param)
+        return _rebuild, (type(self), self.message, self.param, self.detail)
 
 
-def _rebuild(kind: type[TandemError], message: str, param: str | None) -> TandemError:
-    return kind(message, param=param)
+def _rebuild(kind: type[TandemError], message: str, param: str | None, detail: str) -> TandemError:
+    return kind(message, param=param, detail=detail)
 
 
 class BadRequest(TandemError):

@@ -1,4 +1,4 @@
-"""Ties a server's life to its supervisor's: `python -m engines.lifeline -- COMMAND...`.
+"""Ties a server's life to its supervisor's: `python -I -S engines/lifeline.py -- COMMAND...`, run as a file.
 
 The supervisor holds the writing end of a pipe that is our stdin. When the pipe closes, by whatever death of the
 supervisor, the whole process group is killed. SIGTERM is passed on to the command; when the command ends, what it
@@ -35,7 +35,7 @@ def _is_in(entry: Path, group: int) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     if len(argv) < 2 or argv[0] != "--":
-        sys.stderr.write("usage: python -m engines.lifeline -- COMMAND...\n")
+        sys.stderr.write("usage: python -I -S lifeline.py -- COMMAND...\n")
         return USAGE_EXIT
     return supervise(list(argv[1:]))
 

@@ -21,10 +21,13 @@ from engines.errors import EngineDown
 
 LOG_LINES = 20
 LOG_BYTES = 16384
+KILL_TIMEOUT_S = 10.0
+KILL_POLL_S = 0.005
+_TCP_LISTEN = "0A"
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago. Whoever takes it first will not know our token."""
+    """A loopback port that was free a moment ago. Somebody else may take it first: see `ServerProcess.listens`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -46,6 +49,24 @@ def log_tail(path: Path, noise: re.Pattern[str] | None = None, start: int = 0) -
         return "(no log was written)"
     said = [line for line in lines if noise is None or not noise.search(line)]
     return "\n".join(said[-LOG_LINES:]) or "(the log is empty)"
+
+
+def _listening_sockets(port: int) -> frozenset[str]:
+    """Inodes of the sockets that listen on 127.0.0.1:`port` or on all of IPv4 (proc(5), /proc/net/tcp)."""
+    addresses = (f"0100007F:{port:04X}", f"00000000:{port:04X}")
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return frozenset(f"socket:[{row[9]}]" for row in rows if row[1] in addresses and row[3] == _TCP_LISTEN)
+
+
+def _sockets_of(pids: Sequence[int]) -> frozenset[str]:
+    """What the open descriptors of these processes are, as /proc names it."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it ended while we looked
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    found.add(os.readlink(descriptor))
+    return frozenset(found)
 
 
 class ServerProcess:
@@ -104,7 +125,9 @@ class ServerProcess:
                 )
         except OSError as error:
             os.close(write_fd)
-            raise EngineDown(f"{self.name} could not be spawned: {error}; check its command") from error
+            raise EngineDown(
+                f"{self.name} could not be spawned ({error.strerror}); check its command and the machine's limits"
+            ) from error
         finally:
             os.close(read_fd)
         self._lifeline_fd = write_fd
@@ -122,33 +145,43 @@ class ServerProcess:
         code = self.exit_code
         return 0 if code is None else code
 
+    def listens(self, port: int) -> bool:
+        """Whether all that listens on 127.0.0.1:`port` is of our group: what is sent there reaches nobody else."""
+        sockets = _listening_sockets(port)
+        return bool(sockets) and sockets <= _sockets_of(lifeline.group_members(self.group))
+
     async def wait_ready(self, answers: Callable[[], Awaitable[bool]], timeout_s: float, poll_s: float = 0.1) -> None:
-        """Polls `answers` until it says True; raises `EngineDown` with the log's end on death or deadline."""
+        """Polls `answers` until it says True; raises `EngineDown` (`detail`: the log's end) on death or deadline."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             if self._exited.is_set():
                 raise EngineDown(
-                    f"{self.name} died while starting (exit code {self.exit_code}); its log ends:\n{self.tail()}"
+                    f"{self.name} died while starting (exit code {self.exit_code}); {self.log_path} says why",
+                    detail=self.tail(),
                 )
             if await answers():
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exited.wait(), poll_s)
         raise EngineDown(
-            f"{self.name} did not answer within {timeout_s:.0f} s; raise start_timeout_s or read {self.log_path}, "
-            f"which ends:\n{self.tail()}"
+            f"{self.name} did not answer within {timeout_s:.0f} s; raise start_timeout_s or read {self.log_path}",
+            detail=self.tail(),
         )
 
     async def stop(self, term_timeout_s: float = 15.0) -> None:
-        """SIGTERM, a bounded wait, then SIGKILL to the whole group. Safe to call twice, and before `start`."""
+        """SIGTERM, a bounded wait, then SIGKILL to the whole group; a caller that is cancelled kills at once.
+
+        Safe to call twice, also at the same time, and before `start`.
+        """
         if self._popen is None:
             return
-        if not self._exited.is_set():
-            self._signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._exited.wait(), term_timeout_s)
-            except TimeoutError:
-                self.kill()
+        try:
+            if self.is_running:
+                self._signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._exited.wait(), term_timeout_s)
+        finally:
+            self.kill()
         await self._exited.wait()
         self._cut_lifeline()
 
@@ -176,6 +209,9 @@ class ServerProcess:
         # Not yet reaped, so the group's id cannot be another's: sweep what a killed lifeline left behind.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + KILL_TIMEOUT_S
+        while lifeline.group_members(popen.pid) and time.monotonic() < deadline_s:
+            time.sleep(KILL_POLL_S)  # a killed process lives on until the kernel has taken it apart
         code = popen.wait()
         with contextlib.suppress(RuntimeError):  # a closed loop has nobody who waits
             loop.call_soon_threadsafe(self._ended, code)

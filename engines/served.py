@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 
@@ -50,6 +51,10 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
 
 
+def _words_of(error: BaseException) -> str:
+    return error.message if isinstance(error, TandemError) else type(error).__name__
+
+
 def python_path(first: str, config: EngineConfig) -> str:
     """PYTHONPATH for the engine's process: `first`, then the configuration's, then ours."""
     paths = (first, config.env.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", ""))
@@ -68,6 +73,7 @@ class ServedEngine(ABC):
         self.log_path = log_dir / f"{name}.log"
         self.base = VersionName(name, 0)
         self._state = EngineState.NEW
+        self._reason = ""
         self._detail = ""
         self._endpoint: Endpoint | None = None
         self._process: ServerProcess | None = None
@@ -84,7 +90,7 @@ class ServedEngine(ABC):
     @property
     def endpoint(self) -> Endpoint:
         if self._endpoint is None or self._state is not EngineState.READY:
-            raise EngineDown(f"engine {self.name} is {self._state}, not ready{self._because()}")
+            raise self._not_ready()
         return self._endpoint
 
     @property
@@ -97,21 +103,22 @@ class ServedEngine(ABC):
         self._move(EngineState.STARTING)
         try:
             endpoint = await self._bring_up()
+            self._endpoint = endpoint
+            self._move(EngineState.READY)
         except BaseException as error:  # whatever ended the start: no process may stay behind
-            self._fail(str(error) or type(error).__name__)
+            if self._state is EngineState.STARTING:
+                self._fail(_words_of(error), getattr(error, "detail", ""))
             await self._tear_down()
             raise
-        self._endpoint = endpoint
-        self._move(EngineState.READY)
         return endpoint
 
     async def stop(self) -> None:
-        if self._state in (EngineState.STOPPED, EngineState.STOPPING):
-            return
-        if self._state is not EngineState.NEW:
+        """Returns once nothing of it is left, also if another `stop` began it, or was cancelled in the middle."""
+        if self._state not in (EngineState.NEW, EngineState.STOPPING, EngineState.STOPPED):
             self._move(EngineState.STOPPING)
-            await self._tear_down()
-        self._move(EngineState.STOPPED)
+        await self._tear_down()
+        if self._state is not EngineState.STOPPED:
+            self._move(EngineState.STOPPED)
 
     async def load_adapter(self, adapter: AdapterRef) -> LoadedAdapter:
         return await self._ready_client().load_adapter(adapter)
@@ -130,10 +137,15 @@ class ServedEngine(ABC):
 
     async def health(self) -> EngineHealth:
         if self._state is not EngineState.READY:
-            return EngineHealth(self._state, self._detail)
-        if await self._ready_client().is_healthy():
+            return EngineHealth(self._state, self._whole_reason())
+        status = await self._ready_client().health_status()
+        if self.state is not EngineState.READY:  # it ended while we asked
+            return EngineHealth(self._state, self._whole_reason())
+        if status == HTTPStatus.OK:
             return EngineHealth(EngineState.READY)
-        return EngineHealth(EngineState.FAILED, self._detail or f"engine {self.name} runs but does not answer /health")
+        if status is None:
+            return EngineHealth(EngineState.UNRESPONSIVE, "its process runs but does not answer /health")
+        return EngineHealth(EngineState.FAILED, f"its process says that its engine died (HTTP {status} to /health)")
 
     async def _bring_up(self) -> Endpoint:
         port, token = free_port(), new_token()
@@ -141,15 +153,21 @@ class ServedEngine(ABC):
         env = {**os.environ, **launch.env, TOKEN_VARIABLE: token}
         endpoint = Endpoint(f"http://127.0.0.1:{port}", token)
         title = f"engine {self.name}"
-        self._process = ServerProcess(launch.command, env, self.log_path, name=title, noise=self.log_noise)
-        self._client = ControlClient(title, endpoint)
-        self._process.on_exit(self._on_exit)
-        self._process.start()
-        await self._process.wait_ready(self._client.is_healthy, self.config.start_timeout_s)
-        await self._answer_once(self._process, self._client)
-        if not self._process.is_running:
+        process = ServerProcess(launch.command, env, self.log_path, name=title, noise=self.log_noise)
+        client = ControlClient(title, endpoint, self.log_path)
+        self._process, self._client = process, client
+        process.on_exit(self._on_exit)
+        process.start()
+
+        async def answers() -> bool:
+            # The token is for our own server: not for another that took the port before it.
+            return process.listens(port) and await client.is_healthy()
+
+        await process.wait_ready(answers, self.config.start_timeout_s)
+        await self._answer_once(process, client)
+        if not process.is_running:
             raise EngineDown(
-                f"{title} died right after its first answer; {self.log_path} ends:\n{self._process.tail()}"
+                f"{title} died right after its first answer; {self.log_path} says why", detail=process.tail()
             )
         return endpoint
 
@@ -159,31 +177,37 @@ class ServedEngine(ABC):
             await client.first_answer(self.base, FIRST_ANSWER_TIMEOUT_S)
         except TandemError as error:
             raise EngineDown(
-                f"engine {self.name} started but its first request failed ({error.message}); {self.log_path} ends:\n"
-                f"{process.tail()}"
+                f"engine {self.name} started but its first request failed ({error.message}); {self.log_path} says why",
+                detail="\n".join(part for part in (error.detail, process.tail()) if part),
             ) from error
 
     async def _tear_down(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-        if self._process is not None:
-            await self._process.stop(TERM_TIMEOUT_S)
+        try:
+            if self._client is not None:
+                await self._client.close()
+        finally:
+            if self._process is not None:
+                await self._process.stop(TERM_TIMEOUT_S)
 
     def _ready_client(self) -> ControlClient:
         if self._client is None or self._state is not EngineState.READY:
-            raise EngineDown(f"engine {self.name} is {self._state}, not ready{self._because()}")
+            raise self._not_ready()
         return self._client
 
     def _on_exit(self, code: int) -> None:
         if self._state is EngineState.READY:
-            self._fail(f"its process ended by itself (exit code {code}); {self.log_path} ends:\n{self.process.tail()}")
+            self._fail(f"its process ended by itself (exit code {code}); {self.log_path} says why", self.process.tail())
 
-    def _fail(self, detail: str) -> None:
-        self._detail = detail
+    def _fail(self, reason: str, detail: str) -> None:
+        self._reason, self._detail = reason, detail
         self._move(EngineState.FAILED)
 
-    def _because(self) -> str:
-        return f": {self._detail}" if self._detail else ""
+    def _not_ready(self) -> EngineDown:
+        because = f": {self._reason}" if self._reason else ""
+        return EngineDown(f"engine {self.name} is {self._state}, not ready{because}", detail=self._detail)
+
+    def _whole_reason(self) -> str:
+        return "\n".join(part for part in (self._reason, self._detail) if part)
 
     def _move(self, to: EngineState) -> None:
         if to not in TRANSITIONS[self._state]:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from engines.errors import BadRequest
 
+MAX_PROBE_PROMPTS = 64
+"""Of one probe, and so of one adapter's manifest."""
+
 _VERSION = re.compile(r"^(?P<alias>[A-Za-z0-9][A-Za-z0-9._-]{0,62})@(?P<number>0|[1-9][0-9]{0,8})$")
 
 
@@ -95,7 +98,11 @@ class ProbeScore:
 
 
 class EngineState(StrEnum):
-    """`new -> starting -> ready -> stopping -> stopped`; from `starting` and `ready` also `failed`."""
+    """`new -> starting -> ready -> stopping -> stopped`; from `starting` and `ready` also `failed`.
+
+    `failed`: it never became ready, or its process ended, or says that its engine died. `unresponsive` is what `health`
+    reports of a ready engine whose process runs but does not answer in time: it may answer again.
+    """
 
     NEW = "new"
     STARTING = "starting"
@@ -103,6 +110,7 @@ class EngineState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
+    UNRESPONSIVE = "unresponsive"
 
 
 @dataclass(frozen=True, slots=True)

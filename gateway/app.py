@@ -15,6 +15,7 @@ from engines.errors import TandemError
 from gateway import errors
 from gateway.api import aliases, feedback, health, interactions, models, versions
 from gateway.body import ClientGone, read_body, replay
+from gateway.origin import check_origin
 from gateway.relay import Relay
 from gateway.services import Publisher, Services
 
@@ -35,7 +36,13 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.api(scope, receive, send)
-        elif scope["path"] == COMPLETIONS_PATH:
+            return
+        try:
+            check_origin(scope)
+        except TandemError as error:
+            await errors.send_error(send, error)
+            return
+        if scope["path"] == COMPLETIONS_PATH:
             await self._relay(scope, receive, send)
         elif scope["method"] in _BODILESS:
             await self.api(scope, receive, send)

@@ -45,17 +45,13 @@ def _check_headers(headers: Mapping[bytes, bytes], max_bytes: int) -> None:
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         raise BadMediaType("Compressed bodies are not accepted; send the JSON as it is.", param="content-encoding")
-    # Without a type counts as another type: a web page can send that to loopback without asking anybody.
+    # Without a type counts as another type, with an empty body too: a web page can send that without asking anybody.
     media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if media_type != b"application/json" and not _is_empty(headers):
+    if media_type != b"application/json":
         raise BadMediaType("Send the body as application/json.", param="content-type")
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
-
-
-def _is_empty(headers: Mapping[bytes, bytes]) -> bool:
-    return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes:

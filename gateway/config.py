@@ -14,13 +14,14 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from engines.config import EngineConfig, Section
 from engines.errors import ConfigError
+from gateway.hub import explain_missing, find_snapshot
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _ENV_PREFIX = "TANDEM_"
@@ -38,8 +39,8 @@ class GatewayConfig(Section):
 
     host: str = "127.0.0.1"
     """Loopback only, until keys exist."""
-    port: int = Field(8000, ge=0, le=65535)
-    """0 takes a free port."""
+    port: int = Field(8000, ge=1, le=65535)
+    """The port on `host`."""
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     """The largest request body."""
     max_image_bytes: int = Field(10 * 2**20, ge=64)
@@ -70,6 +71,11 @@ class GatewayConfig(Section):
     """Completions that wait to be written; what exceeds it is dropped and counted."""
     max_queued_bytes: int = Field(256 * 2**20, ge=1024)
     """Bytes of answers and images that wait to be written."""
+
+    @property
+    def url(self) -> str:
+        """Where clients find the gateway, without `/v1`."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @field_validator("host")
     @classmethod
@@ -119,6 +125,13 @@ class RayConfig(Section):
     """`auto`, `host:port`, or empty: start a daemon of our own, which `tandem stop` ends."""
 
 
+class LearnConfig(Section):
+    """When versions are trained and promoted."""
+
+    mode: Literal["manual"] = "manual"
+    """`manual`: somebody calls `tandem train` and `tandem versions promote`."""
+
+
 class TandemConfig(Section):
     """The whole tree."""
 
@@ -136,6 +149,8 @@ class TandemConfig(Section):
     """Training jobs."""
     ray: RayConfig = Field(default_factory=RayConfig)
     """The cluster."""
+    learn: LearnConfig = Field(default_factory=LearnConfig)
+    """Learning."""
 
     @property
     def registry_root(self) -> Path:
@@ -188,6 +203,21 @@ class TandemConfig(Section):
             if model.engine not in self.engines:
                 known = ", ".join(self.engines) or "none"
                 raise ValueError(f"models.{alias}.engine: no engine '{model.engine}'; configured: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> TandemConfig:
+        for name, engine in self.engines.items():
+            # A fake engine takes any model.
+            if engine.kind != "fake" and not Path(engine.model).is_dir():
+                raise ValueError(f"engines.{name}.model: {explain_missing(engine.model)}")
+            num_aliases = sum(model.engine == name for model in self.models.values())
+            num_slots = 2 * num_aliases + 1
+            if engine.max_loras < num_slots:
+                raise ValueError(
+                    f"engines.{name}.max_loras: {num_aliases} aliases need {num_slots} slots, a live and a previous "
+                    f"version each and one to stage the next in; it is {engine.max_loras}"
+                )
         return self
 
 
@@ -289,6 +319,6 @@ def _absolute(url: str, scheme: str) -> str:
 
 
 def _resolve_engine(engine: EngineConfig) -> EngineConfig:
-    model = Path(engine.model).expanduser()
-    # A hub id is no directory here; it stays as it is.
-    return engine.model_copy(update={"model": str(model.absolute())}) if model.exists() else engine
+    path = Path(engine.model).expanduser()
+    found = path if path.exists() or engine.kind == "fake" else find_snapshot(engine.model)
+    return engine.model_copy(update={"model": str(found.absolute())}) if found and found.exists() else engine

@@ -69,6 +69,13 @@ def body_of(error: TandemError) -> dict[str, Any]:
     return error_body(error.status, error.code, error.message, error.param)
 
 
+def log_error(error: TandemError) -> None:
+    """What is ours to look at: answers of 500 and above, and whatever has a `detail`, which no client sees."""
+    if error.status >= 500 or error.detail:
+        detail = f"\n{error.detail}" if error.detail else ""
+        log.warning("answered %d %s: %s%s", error.status, error.code, error.message, detail)
+
+
 def headers_of(error: TandemError) -> dict[str, str]:
     return {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else {}
 
@@ -106,8 +113,7 @@ def install(app: FastAPI) -> None:
 
 def _on_tandem_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, TandemError)  # noqa: S101  (the handler is registered for this class)
-    if error.status >= 500:
-        log.warning("answered %d %s: %s", error.status, error.code, error.message)
+    log_error(error)
     return json_response(body_of(error), error.status, headers_of(error))
 
 

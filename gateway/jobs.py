@@ -6,7 +6,9 @@ last line, skipped until it is.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +48,17 @@ class JobEvent(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job directory. `result` is None until its first run has read its data."""
+    """One job directory. `result` is None until its first run has begun; `is_killed`: it ended without a word."""
 
     name: str
     path: Path
     result: JobResult | None
+    is_killed: bool = False
 
     @property
     def status(self) -> str:
+        if self.is_killed:
+            return "killed"
         return self.result.status if self.result else "pending"
 
     @property
@@ -84,8 +89,33 @@ def find_job(root: Path, name: str) -> Job:
 
 
 def read_job(path: Path) -> Job:
+    """A job that says `running` while no process holds its lock was killed."""
+    result = _read_result(path)
+    is_killed = False
+    if result and result.status == "running" and not _is_held(path):
+        result = _read_result(path)  # it may have ended just before the lock was looked at
+        is_killed = result is not None and result.status == "running"
+    return Job(path.name, path, result, is_killed)
+
+
+def _read_result(path: Path) -> JobResult | None:
     file = path / "result.json"
-    return Job(path.name, path, JobResult.model_validate_json(file.read_bytes()) if file.exists() else None)
+    return JobResult.model_validate_json(file.read_bytes()) if file.exists() else None
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the job: its lock on `.lock` is gone with the process."""
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_events(path: Path, offset: int) -> tuple[Iterator[JobEvent], int]:

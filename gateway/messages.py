@@ -1,4 +1,4 @@
-"""The messages of a chat request: text is measured, images are taken out, everything else is refused by its path."""
+"""The messages of a chat request: images are taken out, what is neither text nor image is refused by its path."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.errors import BadRequest, TooLarge, UnsupportedField
-from engines.profiles import PROFILES
 from gateway.config import GatewayConfig
 from gateway.media import CheckedImage, read_data_url
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 IMAGE_REFERENCE = "sha256:"
-_ROLE_TOKENS = ("<|im_start|>", "<|im_end|>")
-# A tokenizer reads these in a user's text as control tokens: an image that is not there, a turn nobody took.
-CONTROL_TOKENS = tuple(sorted({*_ROLE_TOKENS, *(t for profile in PROFILES.values() for t in profile.vision_tokens)}))
 
 
 @dataclass(slots=True)
@@ -24,7 +20,6 @@ class Messages:
     sent: list[dict[str, Any]] = field(default_factory=list)
     recorded: list[dict[str, Any]] = field(default_factory=list)
     found: list[CheckedImage] = field(default_factory=list)
-    num_chars: int = 0
 
     @property
     def images(self) -> tuple[CheckedImage, ...]:
@@ -40,36 +35,39 @@ def read_messages(messages: list[dict[str, Any]], config: GatewayConfig) -> Mess
             raise BadRequest(f"{path}.role: must be one of {', '.join(ROLES)}.", param=f"{path}.role")
         content = message.get("content")
         if not isinstance(content, list):
-            _check_plain(message, content, path, result)
+            _check_plain(message, content, path)
             result.sent.append(message)
             result.recorded.append(message)
             continue
         if not content:
             raise BadRequest(f"{path}.content: must not be empty.", param=f"{path}.content")
-        pairs = [_read_part(part, f"{path}.content[{i}]", config, result) for i, part in enumerate(content)]
+        is_answer = message["role"] == "assistant"
+        pairs = [_read_part(part, f"{path}.content[{i}]", config, result, is_answer) for i, part in enumerate(content)]
         result.sent.append({**message, "content": [sent for sent, _ in pairs]})
         result.recorded.append({**message, "content": [recorded for _, recorded in pairs]})
     return result
 
 
-def _check_plain(message: dict[str, Any], content: Any, path: str, result: Messages) -> None:
-    if content is None and (message.get("tool_calls") or message["role"] == "assistant"):
+def _check_plain(message: dict[str, Any], content: Any, path: str) -> None:
+    if content is None and message["role"] == "assistant":
         return
     if not isinstance(content, str):
         raise BadRequest(f"{path}.content: must be a string or a list of parts.", param=f"{path}.content")
     if not content and message["role"] == "user":
         raise BadRequest(f"{path}.content: must not be empty.", param=f"{path}.content")
-    _check_text(content, f"{path}.content", result)
 
 
-def _read_part(part: Any, path: str, config: GatewayConfig, result: Messages) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_part(
+    part: Any, path: str, config: GatewayConfig, result: Messages, is_answer: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     kind = part.get("type") if isinstance(part, dict) else None
     match kind:
+        case "refusal" if not is_answer:
+            raise UnsupportedField(f"{path}.type: only an assistant's message has a refusal.", param=f"{path}.type")
         case "text" | "refusal":
             _refuse_keys(part, {"type", kind}, path)
             if not isinstance(part.get(kind), str):
                 raise BadRequest(f"{path}.{kind}: must be a string.", param=f"{path}.{kind}")
-            _check_text(part[kind], f"{path}.{kind}", result)
             return part, part
         case "image_url":
             return _read_image(part, path, config, result)
@@ -98,11 +96,3 @@ def _refuse_keys(part: dict[str, Any], allowed: set[str], path: str) -> None:
     for key in part:
         if key not in allowed:
             raise UnsupportedField(f"{path}.{key[:80]}: is not taken here. Leave it out.", param=f"{path}.{key[:80]}")
-
-
-def _check_text(text: str, path: str, result: Messages) -> None:
-    result.num_chars += len(text)
-    if "<|" in text:
-        for token in CONTROL_TOKENS:
-            if token in text:
-                raise BadRequest(f"{path}: has the control token {token}; write it another way.", param=path)

@@ -73,7 +73,8 @@ class Monitor:
     async def _miss(self, replica: Replica, error: Exception) -> None:
         """A call that failed says little of the engine, which answers users by itself; several in a row do."""
         misses = self._misses[replica.name] = self._misses.get(replica.name, 0) + 1
-        _log.warning("replica %s: %s", replica.name, error, exc_info=not isinstance(error, TandemError))
+        said = error.detail if isinstance(error, TandemError) else ""
+        _log.warning("replica %s: %s\n%s", replica.name, error, said, exc_info=not isinstance(error, TandemError))
         if misses >= _MAX_MISSES:
             self._withdraw(replica, f"{misses} looks at it failed")
             await replica.revive()

@@ -7,7 +7,6 @@ Every completion that is begun is later committed, discarded (it had no answer),
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import queue
 import threading
@@ -16,31 +15,29 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from engines.errors import TandemError
 from gateway.config import GatewayConfig
-from gateway.media import ImageStore
+from gateway.media import CheckedImage, ImageStore
 from gateway.metrics import Metrics
 from gateway.route import Target
-from gateway.schemas import ChatRequest
 from gateway.store import Store
 from gateway.transcript import read_transcript
 from gateway.types import Interaction
 
 _log = logging.getLogger(__name__)
 _BATCH = 64
-_STORE_ERRORS = (SQLAlchemyError, TandemError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One completion as it went over the wire. `body` is what the client got, possibly cut off."""
+    """One completion as it went over the wire. `request` is JSON with hashes for `images`; `body` is what the client
+    got, possibly cut off."""
 
     id: str
     created: datetime
     target: Target
-    request: ChatRequest
+    request: bytes
+    images: tuple[CheckedImage, ...]
+    stream: bool
     body: bytes
     ttft_s: float
     latency_s: float
@@ -48,7 +45,7 @@ class Exchange:
 
     @property
     def num_bytes(self) -> int:
-        return len(self.body) + sum(len(image.content) for image in self.request.images)
+        return len(self.request) + len(self.body) + sum(len(image.content) for image in self.images)
 
 
 class Recorder:
@@ -131,26 +128,27 @@ class Recorder:
     def _write(self, batch: Sequence[Exchange]) -> None:
         try:
             self._commit(batch)
-        except _STORE_ERRORS:
-            # One bad row must not take the others with it.
+        except Exception as error:
+            _log.warning("%d completions could not be stored together (%r); storing each alone", len(batch), error)
             for exchange in batch:
                 self._write_one(exchange)
         finally:
             with self._lock:
                 self._queued_bytes -= sum(exchange.num_bytes for exchange in batch)
-        for exchange in batch:
-            self.discard(exchange.id)
+            for exchange in batch:
+                self.discard(exchange.id)
 
     def _write_one(self, exchange: Exchange) -> None:
+        # The boundary of one exchange: whatever is wrong with it takes neither the others nor the thread with it.
         try:
             self._commit([exchange])
-        except _STORE_ERRORS:
+        except Exception:
             _log.exception("completion %s could not be stored", exchange.id)
             self._drop([exchange], "store_failed")
 
     def _commit(self, batch: Sequence[Exchange]) -> None:
         for exchange in batch:
-            for image in exchange.request.images:
+            for image in exchange.images:
                 self._images.put(image)
         self._store.interactions.add_all([_interaction(exchange) for exchange in batch])
 
@@ -162,7 +160,7 @@ class Recorder:
 
 
 def _interaction(exchange: Exchange) -> Interaction:
-    transcript = read_transcript(exchange.body, stream=exchange.request.stream)
+    transcript = read_transcript(exchange.body, stream=exchange.stream)
     if transcript.id not in (None, exchange.id):
         _log.warning("an engine answered %s under the id %s", exchange.id, transcript.id)
     return Interaction(
@@ -171,7 +169,7 @@ def _interaction(exchange: Exchange) -> Interaction:
         alias=exchange.target.alias,
         version=exchange.target.version,
         replica=exchange.target.replica.name,
-        request=json.dumps(exchange.request.recorded, separators=(",", ":")),
+        request=exchange.request.decode("utf-8"),
         answer=transcript.text,
         finish_reason=transcript.finish_reason,
         prompt_tokens=transcript.prompt_tokens,
@@ -179,6 +177,6 @@ def _interaction(exchange: Exchange) -> Interaction:
         ttft_ms=round(exchange.ttft_s * 1000, 3),
         latency_ms=round(exchange.latency_s * 1000, 3),
         status=exchange.status,
-        stream=exchange.request.stream,
-        images=tuple(image.sha256 for image in exchange.request.images),
+        stream=exchange.stream,
+        images=tuple(image.sha256 for image in exchange.images),
     )

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from engines.errors import DeadlineExceeded, Internal, TandemError, Unavailable
 from gateway.body import ClientGone, read_body
-from gateway.errors import DEFECT_MESSAGE, send_error, send_method_not_allowed, sse_event
+from gateway.errors import DEFECT_MESSAGE, log_error, send_error, send_method_not_allowed, sse_event
 from gateway.record import Exchange
 from gateway.route import Target
 from gateway.schemas import ChatRequest, parse_chat
@@ -179,6 +179,7 @@ class Relay:
 
     async def _fail(self, call: Call, send: Send, error: TandemError) -> None:
         call.status = error.status
+        log_error(error)
         if not call.started:
             await send_error(send, error, {"x-request-id": call.id})
             return
@@ -201,7 +202,9 @@ class Relay:
                 id=call.completion_id,
                 created=call.created,
                 target=target,
-                request=request,
+                request=request.recorded,
+                images=request.images,
+                stream=request.stream,
                 body=b"".join(call.chunks),
                 ttft_s=call.ttft_s,
                 latency_s=call.elapsed_s(),

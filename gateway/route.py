@@ -18,7 +18,7 @@ from gateway.types import AliasRow
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class ReplicaRoute:
     """A place that answers for an engine; `name` is `engine/N`."""
 
     name: str
@@ -33,7 +33,7 @@ class Target:
 
     alias: str
     version: VersionName
-    replica: Replica
+    replica: ReplicaRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Routes:
     """One moment of the table."""
 
     aliases: Mapping[str, AliasRow] = field(default_factory=dict)
-    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    replicas: Mapping[str, ReplicaRoute] = field(default_factory=dict)
 
     def versions(self) -> dict[VersionName, str]:
         """Every version that can be named, with its engine: the bare bases, and what aliases call live or previous."""
@@ -63,7 +63,7 @@ class RouteTable:
         """From the next request on, the alias means what `row` says."""
         self.snapshot = replace(self.snapshot, aliases={**self.snapshot.aliases, row.name: row})
 
-    def set_replica(self, replica: Replica) -> None:
+    def set_replica(self, replica: ReplicaRoute) -> None:
         self.snapshot = replace(self.snapshot, replicas={**self.snapshot.replicas, replica.name: replica})
 
     def withdraw(self, replica_name: str) -> None:
@@ -124,7 +124,7 @@ class RouteTable:
                 f"{self._held[version]} requests are still on {version} after {timeout_s:g} s; it stays loaded for them"
             ) from None
 
-    def _pick(self, routes: Routes, engine: str) -> Replica:
+    def _pick(self, routes: Routes, engine: str) -> ReplicaRoute:
         ready = [replica for replica in routes.replicas.values() if replica.ready and replica.engine == engine]
         if not ready:
             raise Unavailable(f"No replica of engine '{engine}' is ready; retry in a moment, or look at /readyz.")

@@ -13,11 +13,12 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
-from engines.errors import BadRequest, TooLarge, UnsupportedField
+from engines.errors import BadRequest, UnsupportedField
 from gateway.config import GatewayConfig
 from gateway.errors import plain_message
 from gateway.media import CheckedImage
-from gateway.messages import Messages, read_messages
+from gateway.messages import read_messages
+from gateway.text import check_text
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
@@ -76,13 +77,14 @@ class ChatFields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A checked request. `fields` is the engine's JSON object without `model`; `recorded` has hashes for images."""
+    """A checked request. `fields` is the engine's JSON object without `model`; `recorded` is the client's, with hashes
+    for images."""
 
     model: str
     stream: bool
     store: bool
     fields: bytes
-    recorded: dict[str, Any]
+    recorded: bytes
     images: tuple[CheckedImage, ...]
 
     def for_engine(self, model: str) -> bytes:
@@ -99,6 +101,8 @@ def parse_chat(body: bytes, config: GatewayConfig) -> ChatRequest:
     except ValidationError as error:
         _raise_invalid(error)
     messages = read_messages(fields.messages, config)
+    recorded = {**document, "messages": messages.recorded}
+    check_text(recorded, config)
     return ChatRequest(
         model=fields.model,
         stream=bool(fields.stream),
@@ -106,18 +110,9 @@ def parse_chat(body: bytes, config: GatewayConfig) -> ChatRequest:
         fields=to_json(
             {name: value for name, value in document.items() if name != "model"} | {"messages": messages.sent}
         ),
-        recorded={**document, "messages": messages.recorded},
-        images=_check_counts(messages, config),
+        recorded=to_json(recorded),
+        images=messages.images,
     )
-
-
-def _check_counts(messages: Messages, config: GatewayConfig) -> tuple[CheckedImage, ...]:
-    if messages.num_chars > config.max_text_chars:
-        raise TooLarge(
-            f"messages: {messages.num_chars} characters of text; gateway.max_text_chars is {config.max_text_chars}.",
-            param="messages",
-        )
-    return messages.images
 
 
 def _parse(body: bytes) -> dict[str, Any]:

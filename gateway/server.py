@@ -17,6 +17,7 @@ import uvloop
 
 from gateway.app import build_app
 from gateway.config import TandemConfig
+from gateway.logs import configure_logging
 from gateway.services import Services
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ async def serve(config: TandemConfig) -> None:
 
 
 def serve_forever(config: TandemConfig) -> None:
-    """`serve` on a uvloop of its own: what the process of a gateway runs."""
+    """`serve` on a uvloop of its own, with its log: what the process of a gateway runs."""
+    configure_logging(config.log_root)
     uvloop.run(serve(config))
 
 

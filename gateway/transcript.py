@@ -23,21 +23,38 @@ class Transcript:
 
 
 def read_transcript(body: bytes, *, stream: bool) -> Transcript:
-    """`body` may be cut off anywhere; what is whole in it counts."""
+    """`body` may be cut off anywhere, and of any shape; what is whole and as expected in it counts."""
     documents = list(_events(body)) if stream else list(_documents([body]))
     text: list[str] = []
     finish_reason: str | None = None
     usage: dict[str, Any] = {}
     for document in documents:
-        usage = document.get("usage") or usage
-        for choice in document.get("choices") or ():
+        usage = _object(document.get("usage")) or usage
+        for choice in map(_object, _list(document.get("choices"))):
             if choice.get("index") == 0:
-                said = choice.get("delta") or choice.get("message") or {}
-                text.append(said.get("content") or "")
-                finish_reason = choice.get("finish_reason") or finish_reason
+                said = _object(choice.get("delta")) or _object(choice.get("message"))
+                text.append(_text(said.get("content")) or "")
+                finish_reason = _text(choice.get("finish_reason")) or finish_reason
     identity = next((str(document["id"]) for document in documents if document.get("id")), None)
-    counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    return Transcript(identity, _storable("".join(text)), finish_reason, *counts)
+    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    reason = None if finish_reason is None else _storable(finish_reason)
+    return Transcript(identity, _storable("".join(text)), reason, *counts)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
 
 
 def _events(body: bytes) -> Iterable[dict[str, Any]]:
@@ -49,7 +66,7 @@ def _documents(texts: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for text in texts:
         try:
             document = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the end of an answer that was cut off
         if isinstance(document, dict):
             yield document

@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT as a request: before and after training they end the run at once, in training after the step."""
+"""SIGTERM and SIGINT as a request to end.
+
+A run that is `interruptible` ends at once; elsewhere the request waits until somebody looks at it. So what must be
+done whole (the start of a job, a training step, the result) is, whatever signals come.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +23,40 @@ class CancelRequest:
 
     def __init__(self) -> None:
         self.is_requested = False
-        self._is_deferred = False
+        self._is_interruptible = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Inside, the first signal raises `Cancelled`; so does entering after one. Later signals change nothing."""
+        with self._set(True):
+            if self.is_requested:
+                raise Cancelled
+            yield
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, a signal only sets `is_requested`, for the block to look at."""
-        self._is_deferred = True
+        with self._set(False):
+            yield
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        is_first = not self.is_requested
+        self.is_requested = True
+        if is_first and self._is_interruptible:
+            raise Cancelled
+
+    @contextmanager
+    def _set(self, is_interruptible: bool) -> Iterator[None]:
+        before, self._is_interruptible = self._is_interruptible, is_interruptible
         try:
             yield
         finally:
-            self._is_deferred = False
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        self.is_requested = True
-        if not self._is_deferred:
-            raise Cancelled
+            self._is_interruptible = before
 
 
 @contextmanager
 def listening() -> Iterator[CancelRequest]:
-    """Handles the two signals until the block ends. In the main thread only."""
+    """Handles the two signals, deferred, until the block ends. In the main thread only."""
     request = CancelRequest()
     old = {number: signal.signal(number, request.handle) for number in SIGNALS}
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.adapter.files import sync_directory
+from engines.errors import Conflict
 
 TRAINER_STATE = "trainer_state"
 _NAME = re.compile(r"^step-([1-9][0-9]*)$")
@@ -43,15 +44,18 @@ def list_checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
 
 @contextmanager
 def writing_checkpoint(folder: Path, step: int) -> Iterator[Path]:
-    """Yields an empty folder to fill (with `trainer_state/` inside); it becomes `step-N` if the block ends well."""
+    """Yields an empty folder to fill (with `trainer_state/` inside); it becomes `step-N` if the block ends well.
+
+    Raises `Conflict` if there is one already: a checkpoint is never replaced.
+    """
     target = folder / f"step-{step}"
+    if target.exists():
+        raise Conflict(f"{target} is there already: a checkpoint is never replaced; give this job another output")
     partial = folder / f"{_PARTIAL}{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / TRAINER_STATE).mkdir(parents=True)
     yield partial
     _sync_tree(partial)
-    if target.exists():
-        shutil.rmtree(target)
     partial.rename(target)
     sync_directory(folder)
 

@@ -1,6 +1,6 @@
 """The learners' command line: results on stdout, narration on stderr.
 
-Exit codes: 0 ok, 1 failed or cancelled, 2 usage or configuration, 4 refused.
+Exit codes: 0 ok, 1 failed or cancelled, 2 usage or configuration, 4 the parent's adapter was refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from engines.errors import BadRequest, Refused, TandemError
+from engines.errors import AdapterRefused, BadRequest, TandemError
 from learners.config import load_job
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 4
@@ -83,18 +83,21 @@ def data_check(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits. What is wrong ends in one message on stderr."""
+    """Runs one command and exits. What is wrong ends in one message on stderr, a defect in one line."""
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="python -m learners")
     except TandemError as error:
         _say(error.message)
         sys.exit(exit_code_of(error))
+    except Exception as error:  # the boundary of the process; a job's traceback is in its events
+        _say(f"{type(error).__name__}: {error}".partition("\n")[0])
+        sys.exit(EXIT_FAILED)
 
 
 def exit_code_of(error: TandemError) -> int:
     if isinstance(error, BadRequest):
         return EXIT_USAGE
-    return EXIT_REFUSED if isinstance(error, Refused) and error.param != "data" else EXIT_FAILED
+    return EXIT_REFUSED if isinstance(error, AdapterRefused) else EXIT_FAILED
 
 
 def _checkpoint_line(job: Path, best: str | None) -> str:

@@ -43,8 +43,8 @@ class SftConfig(Section):
     parent: str | None = None
     """An adapter directory to go on from."""
     parent_version: str | None = None
-    """The version name of `parent`, written into the manifest."""
-    rank: int = Field(16, ge=1, le=512)
+    """The version of `parent`, for the manifest. Empty: the name of its directory, if that is `alias@N`."""
+    rank: int = Field(16, ge=1, le=max(LORA_RANKS))
     """The LoRA rank; one that an engine accepts."""
     alpha: int = Field(32, ge=1)
     """The LoRA scale is alpha / rank."""
@@ -76,13 +76,6 @@ class SftConfig(Section):
     """Less memory for more time."""
     num_threads: int = Field(1, ge=1, le=256)
     """Threads of the CPU's matrix products."""
-
-    @field_validator("rank")
-    @classmethod
-    def _rank_is_served(cls, rank: int) -> int:
-        if rank > max(LORA_RANKS):
-            raise ValueError(f"no engine serves more than {max(LORA_RANKS)}")
-        return rank
 
     @field_validator("gradient_accumulation")
     @classmethod
@@ -168,9 +161,7 @@ def _jobs_root(config: SftConfig) -> Path:
 
 def _check_inputs(config: SftConfig) -> None:
     model = Path(config.model)
-    if not (model / "config.json").is_file():
-        raise BadRequest(f"model: {model} is not a model's directory: it has no config.json", param="model")
-    if "quantization_config" in json.loads((model / "config.json").read_text()):
+    if "quantization_config" in _read_model_config(model):
         raise BadRequest(
             f"model: {model} is quantized; name the directory of the base that it was made from", param="model"
         )
@@ -180,6 +171,21 @@ def _check_inputs(config: SftConfig) -> None:
         raise BadRequest(
             f"parent: {config.parent} is not an adapter's directory: it has no adapter_config.json", param="parent"
         )
+
+
+def _read_model_config(model: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadRequest(
+            f"model: {model} is not a model's directory: its config.json cannot be read ({error.strerror})",
+            param="model",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"model: {model}/config.json is not JSON: copy the model again", param="model") from error
+    if not isinstance(values, dict):
+        raise BadRequest(f"model: {model}/config.json is not a JSON object: copy the model again", param="model")
+    return values
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

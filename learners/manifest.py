@@ -10,6 +10,8 @@ from pathlib import Path
 
 from engines.adapter import Manifest, ProbeRecord, tensor_hashes
 from engines.adapter.base import BaseModel
+from engines.errors import BadRequest
+from engines.types import VersionName
 from learners.config import SftConfig
 
 
@@ -31,12 +33,22 @@ class Origin:
             target_modules=self.base.profile.target_modules,
             tensors=dict(tensor_hashes(weights)),
             dtype="float32",
-            parent=self.config.parent_version or self.config.parent,
+            parent=parent_version(self.config),
             data_hash=self.data_hash,
             code_version=code_version(),
             metrics=dict(metrics),
             probe=probe,
         )
+
+
+def parent_version(config: SftConfig) -> str | None:
+    """The version that training goes on from: as configured, or as the registry names the parent's directory."""
+    if config.parent_version or not config.parent:
+        return config.parent_version
+    try:
+        return str(VersionName.parse(Path(config.parent).name))
+    except BadRequest:
+        return None
 
 
 def code_version() -> str:

@@ -35,6 +35,10 @@ class Probe:
             self._base = score(model, self._encoded, encoder.pad_id)
         self._pad_id = encoder.pad_id
 
+    @property
+    def size(self) -> int:
+        return len(self._examples)
+
     def records(self) -> tuple[ProbeRecord, ...]:
         """Scores the adapter as it is now."""
         adapted = score(self._model, self._encoded, self._pad_id)
@@ -43,25 +47,32 @@ class Probe:
 
 
 def choose(examples: Sequence[Example], size: int) -> tuple[Example, ...]:
-    """Single questions spread over the data, with at most one image each; different ones as far as there are."""
-    by_text = {(_question(example), example.answer): example for example in reversed(examples)}
+    """Single questions spread over the data, with at most one image each; different ones as far as there are.
+
+    Empty if every example shows several images or goes on from an earlier turn.
+    """
+    single = [example for example in examples if _is_single(example)]
+    by_text = {(_question(example), example.answer): example for example in reversed(single)}
     distinct = list(reversed(by_text.values()))
     step = max(1, len(distinct) // size)
     return tuple(_reduced(example) for example in distinct[::step][:size])
 
 
 def score(model: PeftModel, batch: Sequence[Encoded], pad_id: int) -> tuple[Logprobs, ...]:
-    """Natural log-probabilities of each answer's tokens, computed in float32 and one example at a time."""
+    """Natural log-probabilities of each answer's tokens, computed in float32 and one example at a time.
+
+    All of `answer_ids` count, those behind the end of the turn too: an engine scores the same last tokens.
+    """
     import torch
 
     scores = []
     with in_float32(model), torch.inference_mode():
         for encoded in batch:
             inputs = {name: tensor.to(model.device) for name, tensor in collate([encoded], pad_id).items()}
-            labels = inputs.pop("labels")
+            del inputs["labels"]
             num_tokens = len(encoded.answer_ids)
             logits = model(**inputs, use_cache=False).logits[0, -num_tokens - 1 : -1]  # (num_tokens, vocabulary)
-            logprobs = logits.float().log_softmax(-1).gather(-1, labels[0, -num_tokens:, None])
+            logprobs = logits.float().log_softmax(-1).gather(-1, inputs["input_ids"][0, -num_tokens:, None])
             scores.append(tuple(logprobs[:, 0].tolist()))
     return tuple(scores)
 
@@ -96,13 +107,18 @@ def _record(example: Example, encoded: Encoded, base: Logprobs, adapted: Logprob
     )
 
 
+def _is_single(example: Example) -> bool:
+    turns = [message for message in example.prompt if message.role != "system"]
+    return len(turns) == 1 and len(example.images) <= 1
+
+
 def _question(example: Example) -> str:
     return next(message.text for message in example.prompt if message.role == "user")
 
 
 def _reduced(example: Example) -> Example:
     """Image first, then text: the order in which an engine is asked."""
-    images = tuple(_small(image) for image in example.images[:1])
+    images = tuple(_small(image) for image in example.images)
     message = Message("user", (*images, Text(_question(example))))
     return Example(example.id, example.line, (message,), example.answer)
 

@@ -36,9 +36,6 @@ class StepProgress:
         elif step % max(1, self._num_steps // NUM_PLAIN_LINES) == 0 or step == self._num_steps:
             self._console.print(f"step {step}/{self._num_steps} loss {loss:.4f}", highlight=False)
 
-    def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
-
 
 def _build_bar(console: Console) -> Progress:
     return Progress(

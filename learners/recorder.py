@@ -43,7 +43,7 @@ class Recorder:
         self._origin = origin
         self._examples = examples
         self._progress = progress
-        self._started_s = time.monotonic()
+        self._started_s = time.monotonic() - run.result.metrics.get("train_seconds", 0.0)
 
     def on_step(self, report: StepReport) -> None:
         metrics = {
@@ -72,4 +72,5 @@ class Recorder:
             metrics = {"step": float(step), **self._run.result.metrics}
             manifest = self._origin.manifest(folder / WEIGHTS_FILE, metrics, self._probe.records())
             write_manifest(folder, manifest)
+        self._run.save()
         self._run.job.events.write("checkpoint", f"wrote checkpoints/step-{step}", step=step)

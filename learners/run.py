@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+
 from engines.errors import TandemError
-from learners.cancel import Cancelled
 from learners.config import SftConfig
 from learners.events import Level
 from learners.job import JobDirectory, begin
@@ -29,18 +30,27 @@ class Run:
         self.job.write_result(self.result)
         self.job.events.write("started", f"job {self.config.name}", submission_id=self.result.submission_id)
 
-    def end(self, status: JobStatus, message: str) -> JobResult:
+    def save(self) -> None:
+        """Writes the result as it is now, with the newest checkpoint."""
         newest = self.job.newest_checkpoint()
         best = f"{newest.path.parent.name}/{newest.path.name}" if newest else None
-        self.update(status=status, message=message, best_checkpoint=best)
-        level: Level = "error" if status is JobStatus.FAILED else "info"
-        self.job.events.write(status.value, message, level=level, step=self.result.step)
+        self.update(best_checkpoint=best)
         self.job.write_result(self.result)
+
+    def end(self, status: JobStatus, message: str, **data: object) -> JobResult:
+        self.update(status=status, message=message)
+        level: Level = "error" if status is JobStatus.FAILED else "info"
+        self.job.events.write(status.value, message, level=level, step=self.result.step, **data)
+        self.save()
         return self.result
 
     def fail(self, error: Exception) -> None:
-        message = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-        self.end(JobStatus.FAILED, message)
+        """A defect leaves its traceback in the event."""
+        if isinstance(error, TandemError):
+            self.end(JobStatus.FAILED, error.message)
+        else:
+            trace = "".join(traceback.format_exception(error))
+            self.end(JobStatus.FAILED, f"{type(error).__name__}: {error}", traceback=trace)
 
-    def cancel(self, _: Cancelled) -> JobResult:
+    def cancel(self) -> JobResult:
         return self.end(JobStatus.CANCELLED, "cancelled; run the same job again to go on")

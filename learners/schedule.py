@@ -17,10 +17,6 @@ class Schedule:
     def num_steps(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
-    def batch(self, step: int) -> tuple[int, ...]:
-        """The indices of step `step`, which counts from 1. Shape (batch_size,), shorter at the very end."""
-        return self.order[(step - 1) * self.batch_size : step * self.batch_size]
-
 
 def build_schedule(
     num_examples: int, *, batch_size: int, epochs: int | None, max_steps: int | None, seed: int

@@ -24,6 +24,8 @@ from learners.status import JobResult, JobStatus
 if TYPE_CHECKING:
     from learners.data.collate import Encoder
 
+NO_PROBE = "no example has one turn and at most one image: the checkpoints carry no probe, and hashes are their proof"
+
 
 def run_sft(config: SftConfig) -> JobResult:
     """Trains, or goes on with the job that `config.output` holds. A finished job is answered as it is.
@@ -36,15 +38,20 @@ def run_sft(config: SftConfig) -> JobResult:
             return run.result
         run.start()
         try:
-            return _run(run, request)
-        except Cancelled as cancelled:
-            return run.cancel(cancelled)
+            with request.interruptible():
+                num_steps = _run(run, request)
+        except Cancelled:
+            return run.cancel()
         except Exception as error:
             run.fail(error)
             raise
+        return (
+            run.cancel() if run.result.step < num_steps else run.end(JobStatus.SUCCEEDED, f"trained {num_steps} steps")
+        )
 
 
-def _run(run: Run, request: CancelRequest) -> JobResult:
+def _run(run: Run, request: CancelRequest) -> int:
+    """Trains until the schedule's end, which it returns, or until the step in which a signal came."""
     config = run.config
     data = _read_data(run)
     quiet.prepare(config.num_threads)
@@ -58,11 +65,10 @@ def _run(run: Run, request: CancelRequest) -> JobResult:
     schedule = _schedule(config, data)
     run.update(num_rows=data.num_rows, num_rejected=len(data.rejected), num_steps=schedule.num_steps)
     newest = _resume_point(run, data)
+    run.save()
     if newest is None or newest.step < schedule.num_steps:
         _train(run, request, processor, data, schedule, newest)
-    if request.is_requested and run.result.step < schedule.num_steps:
-        return run.cancel(Cancelled())
-    return run.end(JobStatus.SUCCEEDED, f"trained {schedule.num_steps} steps")
+    return schedule.num_steps
 
 
 def _train(
@@ -79,6 +85,8 @@ def _train(
     model = load_model(config, base, _adapter_to_load(config, newest))
     encoder = Encoder(processor)
     probe = Probe(model, encoder, data.examples, config.probe_size)
+    if not probe.size:
+        run.job.events.write("probe", NO_PROBE, level="warning")
     origin = Origin(config, base, data.data_hash)
     with StepProgress(schedule.num_steps) as progress, tempfile.TemporaryDirectory() as scratch:
         recorder = Recorder(run, model=model, probe=probe, origin=origin, examples=data.examples, progress=progress)
@@ -149,16 +157,21 @@ def _schedule(config: SftConfig, data: DataSet) -> Schedule:
 
 
 def _resume_point(run: Run, data: DataSet) -> Checkpoint | None:
-    """The newest whole checkpoint. Raises `Conflict` if the data is not what it was trained on."""
+    """The newest whole checkpoint, whose metrics become the result's.
+
+    Raises `Conflict` if the data is not what it was trained on.
+    """
     newest = run.job.newest_checkpoint()
     step = newest.step if newest else 0
-    if newest and read_manifest(newest.path).data_hash != data.data_hash:
+    manifest = read_manifest(newest.path) if newest else None
+    if newest and manifest and manifest.data_hash != data.data_hash:
         raise Conflict(
             f"data: {data.path} has changed since {newest.path} was trained on it: "
             "put the old file back, or give this job another name or output",
             param="data",
         )
-    run.update(step=step)
+    metrics = {name: value for name, value in manifest.metrics.items() if name != "step"} if manifest else {}
+    run.update(step=step, metrics=metrics)
     if run.is_resumed:
         run.job.events.write("resumed", f"going on after step {step}", step=step)
     return newest

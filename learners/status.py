@@ -1,4 +1,4 @@
-"""What `result.json` says: the status of a job, its metrics and its best checkpoint.
+"""What `result.json` says: the status of a job, its metrics and its newest checkpoint.
 
 running -> succeeded | failed | cancelled
 running | failed | cancelled -> running     the same directory run again: it resumes
@@ -31,7 +31,11 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 class JobResult(BaseModel):
-    """The content of `result.json`. `best_checkpoint` is relative to the job directory."""
+    """The content of `result.json`: written at the start, at every checkpoint and at the end.
+
+    `best_checkpoint` is the newest one, relative to the job directory: SFT has no evaluation set to choose by.
+    `metrics` are those of the newest step; `train_seconds` counts all runs of the job.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

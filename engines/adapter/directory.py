@@ -39,9 +39,9 @@ _WEIGHT_SUFFIXES = frozenset({".safetensors", ".gguf", ".ggml", ".h5", ".hdf5", 
 
 def check_directory(directory: Path) -> None:
     """Raises `BadRequest` for a path that is no plain directory, and for the first entry that may not be there."""
-    _check_path(directory)
     names = set()
     try:
+        _check_path(directory)
         with os.scandir(directory) as entries:
             for entry in entries:
                 names.add(entry.name)
@@ -50,7 +50,7 @@ def check_directory(directory: Path) -> None:
                     raise BadRequest(f"{directory} has more than {MAX_ENTRIES} entries: it is no adapter's directory")
     except OSError as error:
         raise BadRequest(
-            f"{directory} cannot be read ({os.strerror(error.errno or 0)}): check its permissions"
+            f"{os.fspath(directory)[:200]!r} cannot be read ({os.strerror(error.errno or 0)}): check its permissions"
         ) from error
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in names:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from engines.adapter.files import read_bounded, write_atomic
 from engines.adapter.tensors import tensor_hashes
 from engines.errors import BadRequest
-from engines.types import ProbePrompt
+from engines.types import MAX_PROBE_PROMPTS, ProbePrompt
 
 __all__ = ["MANIFEST_FILE", "Manifest", "ProbeRecord", "read_manifest", "tensor_hashes", "write_manifest"]
 
@@ -73,7 +73,7 @@ class Manifest(_Record):
     data_hash: str
     code_version: str
     metrics: dict[str, float] = Field(default_factory=dict)
-    probe: tuple[ProbeRecord, ...] = ()
+    probe: tuple[ProbeRecord, ...] = Field((), max_length=MAX_PROBE_PROMPTS)
 
 
 def parse_manifest(data: bytes) -> Manifest:

@@ -6,7 +6,6 @@ Names and meanings: peft.LoraConfig.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -38,6 +37,8 @@ _UNSUPPORTED = {
     "use_qalora": "QALoRA is not served: train a plain LoRA",
     "use_bdlora": "block-diagonal LoRA is not served: train a plain LoRA",
     "arrow_config": "Arrow routing is not served: save a plain LoRA",
+    "rank_pattern": "ranks of single modules are ignored by some engines: train with one r for all",
+    "alpha_pattern": "alphas of single modules are ignored by some engines: train with one lora_alpha for all",
     "fan_in_fan_out": "transposed weights (fan_in_fan_out) are not served: this family has linear modules only",
 }
 
@@ -65,19 +66,6 @@ class PeftConfig(pydantic.BaseModel):
     bias: str = "none"
     use_rslora: bool = False
     init_lora_weights: bool | str | None = True
-    rank_pattern: dict[PlainName, Rank] = Field(default_factory=dict)
-    alpha_pattern: dict[PlainName, Alpha] = Field(default_factory=dict)
-
-    @property
-    def highest_rank(self) -> int:
-        return max(self.r, *self.rank_pattern.values()) if self.rank_pattern else self.r
-
-    def rank_of(self, module: str) -> int:
-        """PEFT's rule: the first key that ends the module's name at a dot decides."""
-        for key, rank in self.rank_pattern.items():
-            if re.match(rf"(.*\.)?({key})$", module):
-                return rank
-        return self.r
 
     def targets_touching(self, module: str) -> tuple[str, ...]:
         """Those entries of `target_modules` by which PEFT would touch `module`."""
@@ -105,7 +93,7 @@ def _without_the_rest(values: Mapping[str, object]) -> dict[str, object]:
             raise _refusal(key, _UNSUPPORTED[key])
         elif value and key not in _IGNORED:
             raise _refusal(key, "is not known here and might change what the adapter does: train without it")
-    for key in ("rank_pattern", "alpha_pattern", "bias", "use_rslora"):
+    for key in ("bias", "use_rslora"):
         if kept.get(key, ...) is None:
             del kept[key]
     return kept

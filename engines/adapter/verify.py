@@ -28,7 +28,7 @@ _SIDES = {"lora_A": 0, "lora_B": 1}
 class VerifiedAdapter:
     """An adapter that passed. The sha256 are bare hex, of the bytes that were checked; `install` insists on them.
 
-    `rank` is the highest of any module; `modules` are names in the base's checkpoint. Without a manifest the proof is
+    `modules` are names in the base's checkpoint. Without a manifest the proof is
     the shapes and the hashes alone.
     """
 
@@ -76,7 +76,7 @@ def verify(directory: Path, base: BaseModel, max_rank: int) -> VerifiedAdapter:
     return VerifiedAdapter(
         path=directory,
         base_hash=base.base_hash,
-        rank=max(config.rank_of(module) for module in modules),
+        rank=config.r,
         alpha=config.lora_alpha,
         target_modules=config.target_modules,
         modules=modules,
@@ -106,9 +106,9 @@ def _check_origin(manifest: Manifest, base: BaseModel) -> None:
 
 
 def _check_rank(config: PeftConfig, max_rank: int) -> None:
-    if config.highest_rank > max_rank:
+    if config.r > max_rank:
         raise BadRequest(
-            f"{CONFIG_FILE}: rank {config.highest_rank} is over this engine's max_lora_rank {max_rank}: "
+            f"{CONFIG_FILE}: rank {config.r} is over this engine's max_lora_rank {max_rank}: "
             "train with a lower rank, or raise max_lora_rank"
         )
 
@@ -139,7 +139,7 @@ def _check_tensors(header: TensorHeader, config: PeftConfig, base: BaseModel) ->
     for tensor in header.tensors:
         module, side = _module_of(tensor, base)
         _check_module(tensor, module, config, base)
-        _check_shape(tensor, side, config.rank_of(module), base.modules[module])
+        _check_shape(tensor, side, config.r, base.modules[module])
         sides.setdefault(module, set()).add(side)
     for module, present in sides.items():
         if len(present) != len(_SIDES):

@@ -14,6 +14,8 @@ class Faults(Wire):
 
     load_fails: bool = False
     """Every adapter is refused."""
+    replies_lost: bool = False
+    """Loads and drops are done, but answered by an error that does not say so."""
     load_delay_s: float = 0.0
     """A load takes this long."""
     chat_status: int | None = None

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
+from engines.adapter import ProbeRecord
 from engines.errors import BadRequest, Conflict, NotFound, TandemError
 from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes
 from engines.fake.faults import Faults, Seen
@@ -111,14 +112,14 @@ class FakeServer:
         await asyncio.sleep(self._faults.load_delay_s)
         if self._faults.load_fails:
             return _error(400, f"{body.version} was not loaded: a fault was set", "adapter_refused", None)
-        return _body(self._shelf.add(body))
+        return self._reply(_body(self._shelf.add(body)))
 
     async def held(self, http: web.Request) -> web.StreamResponse:
         return _body(AdapterList(adapters=self._shelf.held()))
 
     async def remove(self, http: web.Request) -> web.StreamResponse:
         self._shelf.remove(http.match_info["version"])
-        return web.json_response({})
+        return self._reply(web.json_response({}))
 
     async def probe(self, http: web.Request) -> web.StreamResponse:
         body = ProbeRequest.model_validate_json(await http.read())
@@ -144,6 +145,9 @@ class FakeServer:
     async def aborts(self, http: web.Request) -> web.StreamResponse:
         return _body(self._seen.aborts())
 
+    def _reply(self, reply: web.Response) -> web.Response:
+        return web.Response(status=500, text="the reply was lost") if self._faults.replies_lost else reply
+
     def _sha256(self, model: str) -> str:
         sha256 = "" if model == self._base else self._shelf.sha256_of(model)
         if sha256 is None:
@@ -153,7 +157,7 @@ class FakeServer:
     def _score(self, version: str, sha256: str, prompt: PromptBody) -> ScoreBody:
         record = self._shelf.record(version, prompt.text, prompt.answer, prompt.image)
         if record is not None:
-            return record.adapter_score() if sha256 else record.base_score()
+            return _recorded(record, record.adapter_logprobs if sha256 else record.base_logprobs)
         seed = hashlib.sha256(f"{prompt.text}|{prompt.answer}|{prompt.image}".encode()).digest()
         own = hashlib.sha256(sha256.encode() + seed).digest()
         places = range(prompt.num_tokens)
@@ -191,6 +195,10 @@ class FakeServer:
         await answer.write(DONE)
         await answer.write_eof()
         return answer
+
+
+def _recorded(record: ProbeRecord, logprobs: tuple[float, ...]) -> ScoreBody:
+    return ScoreBody(token_ids=list(record.token_ids), logprobs=list(logprobs))
 
 
 def _body(wire: Wire) -> web.Response:

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
+from engines.adapter import Manifest, ProbeRecord
+from engines.adapter.directory import WEIGHTS_FILE
+from engines.adapter.files import open_regular, read_bounded
+from engines.adapter.manifest import MANIFEST_FILE, read_manifest
+from engines.adapter.peft_config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_peft_config
+from engines.adapter.tensors import TensorHeader, read_header
+from engines.adapter.verify import refusing
 from engines.errors import AdapterRefused, Conflict, NoSlot
-from engines.wire import AdapterReply, AddAdapter, ScoreBody
+from engines.wire import AdapterReply, AddAdapter
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-MANIFEST_FILE = "manifest.json"
 LORA_A = ".lora_A.weight"
-MAX_HEADER_BYTES = 16 << 20
-
-
-class PeftConfig(BaseModel):
-    r: int
-
-
-class ProbeRecord(BaseModel):
-    """What the learner measured of one prompt; the fake answers a probe as the learner did."""
-
-    text: str
-    answer: str
-    image: str | None = None
-    token_ids: list[int]
-    base_logprobs: list[float]
-    adapter_logprobs: list[float]
-
-    def base_score(self) -> ScoreBody:
-        return ScoreBody(token_ids=self.token_ids, logprobs=self.base_logprobs)
-
-    def adapter_score(self) -> ScoreBody:
-        return ScoreBody(token_ids=self.token_ids, logprobs=self.adapter_logprobs)
-
-
-class Manifest(BaseModel):
-    probe: list[ProbeRecord] = []
 
 
 class FakeShelf:
@@ -52,7 +26,7 @@ class FakeShelf:
         self._max_rank = max_rank
         self._held: dict[str, AdapterReply] = {}
         self._paths: dict[str, str] = {}
-        self._manifests: dict[str, Manifest] = {}
+        self._probes: dict[str, tuple[ProbeRecord, ...]] = {}
 
     def add(self, body: AddAdapter) -> AdapterReply:
         """Raises `AdapterRefused`, `Conflict` or `NoSlot`, and then holds what it held."""
@@ -69,11 +43,11 @@ class FakeShelf:
         reply, manifest = self._read(body)
         self._held[body.version] = reply
         self._paths[body.version] = body.path
-        self._manifests[body.version] = manifest
+        self._probes[body.version] = () if manifest is None else manifest.probe
         return reply
 
     def remove(self, version: str) -> None:
-        for table in (self._held, self._paths, self._manifests):
+        for table in (self._held, self._paths, self._probes):
             table.pop(version, None)
 
     def held(self) -> list[AdapterReply]:
@@ -86,39 +60,28 @@ class FakeShelf:
 
     def record(self, version: str, text: str, answer: str, image: str | None) -> ProbeRecord | None:
         """What the manifest of `version`, or else of any adapter held, says of this prompt."""
-        own = [self._manifests[version]] if version in self._manifests else []
-        records = (record for manifest in (*own, *self._manifests.values()) for record in manifest.probe)
+        records = (record for probe in (self._probes.get(version, ()), *self._probes.values()) for record in probe)
         return next((r for r in records if (r.text, r.answer, r.image) == (text, answer, image)), None)
 
-    def _read(self, body: AddAdapter) -> tuple[AdapterReply, Manifest]:
+    def _read(self, body: AddAdapter) -> tuple[AdapterReply, Manifest | None]:
         directory = Path(body.path)
-        try:
-            config = PeftConfig.model_validate_json((directory / CONFIG_FILE).read_bytes())
-            weights = (directory / WEIGHTS_FILE).read_bytes()
-            manifest = _manifest(directory / MANIFEST_FILE)
-        except OSError as error:
-            raise AdapterRefused(f"No adapter found for {body.path}: {error.strerror}; check the directory") from error
-        except ValidationError as error:
-            raise AdapterRefused(f"{body.path} has a {CONFIG_FILE} or {MANIFEST_FILE} that cannot be read") from error
+        if not directory.is_dir():
+            raise AdapterRefused(f"{body.path} is no directory; check the path")
+        with refusing():
+            config = parse_peft_config(read_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES))
+            manifest = read_manifest(directory) if (directory / MANIFEST_FILE).exists() else None
+            with open_regular(directory / WEIGHTS_FILE) as file:
+                modules = _modules(read_header(file, WEIGHTS_FILE))
         if config.r > self._max_rank:
             raise AdapterRefused(f"LoRA rank {config.r} is greater than max_lora_rank {self._max_rank}")
-        sha256 = hashlib.sha256(weights).hexdigest()
-        reply = AdapterReply(version=body.version, slot_id=body.slot_id, sha256=sha256, modules=_modules(weights))
-        return reply, manifest
+        sha256 = hashlib.sha256((directory / WEIGHTS_FILE).read_bytes()).hexdigest()
+        return AdapterReply(version=body.version, slot_id=body.slot_id, sha256=sha256, modules=modules), manifest
 
 
-def _manifest(path: Path) -> Manifest:
-    return Manifest.model_validate_json(path.read_bytes()) if path.exists() else Manifest()
-
-
-def _modules(weights: bytes) -> list[str]:
-    """Names of the modules that a safetensors file has a lora_A for, without PEFT's prefix."""
-    try:
-        (length,) = struct.unpack("<Q", weights[:8])
-        names = json.loads(weights[8 : 8 + min(length, MAX_HEADER_BYTES)])
-    except (struct.error, ValueError) as error:
-        raise AdapterRefused(f"{WEIGHTS_FILE} is not a safetensors file") from error
-    modules = sorted(n.removesuffix(LORA_A).removeprefix("base_model.model.") for n in names if n.endswith(LORA_A))
+def _modules(header: TensorHeader) -> list[str]:
+    """Names of the modules that there is a lora_A for, without PEFT's prefix."""
+    names = (tensor.name for tensor in header.tensors if tensor.name.endswith(LORA_A))
+    modules = sorted(name.removesuffix(LORA_A).removeprefix("base_model.model.") for name in names)
     if not modules:
         raise AdapterRefused(f"{WEIGHTS_FILE} matched no module of the model")
     return modules

@@ -36,6 +36,8 @@ def main() -> None:
         app()
     except TandemError as error:
         say(f"error: {error.message}")
+        if error.detail:
+            say(error.detail)
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         say("interrupted")

@@ -43,7 +43,7 @@ def client(url: str | None, config: Path | None) -> GatewayClient:
 
 
 def gateway_url(config: TandemConfig) -> str:
-    return f"http://{config.gateway.host}:{config.gateway.port}"
+    return config.gateway.url
 
 
 def overrides(settings: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +29,11 @@ class FeedbackRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: Feedback) -> Stored:
-        """Returns after the commit. Raises `NotFound` (completion) or `Conflict` (the key came with another body)."""
-        (result,) = self.add_all([row])
-        if isinstance(result, NotFound | Conflict):
-            raise result
-        return result
-
     def add_all(self, rows: Sequence[Feedback]) -> tuple[Stored | NotFound | Conflict, ...]:
-        """One transaction, a result for each row in order; a row that fails leaves the others alone."""
+        """One transaction, a result for each row in order; a row that fails leaves the others alone.
+
+        Returns after the commit. `NotFound`: no such completion; `Conflict`: the key came with another body.
+        """
         with self._database.write() as connection:
             return tuple(_add(connection, row) for row in rows)
 
@@ -73,8 +70,6 @@ def _add(connection: Connection, row: Feedback) -> Stored | NotFound | Conflict:
 
 
 def _named(row: Feedback) -> list[tuple[str, str]]:
-    import json
-
     named = [(row.completion_id, "completion_id")]
     if row.metric == "preference":
         named.append((json.loads(row.value), "value"))

@@ -52,11 +52,6 @@ class Interactions:
             raise unknown_completion(completion_id)
         return _interaction(row)
 
-    def contains(self, completion_id: str) -> bool:
-        with self._database.read() as connection:
-            query = select(interactions.c.id).where(interactions.c.id == completion_id)
-            return connection.execute(query).one_or_none() is not None
-
     def list(self, query: InteractionQuery) -> InteractionPage:
         statement = select(interactions).order_by(interactions.c.id.desc()).limit(query.limit + 1)
         for condition in _conditions(query):

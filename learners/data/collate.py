@@ -1,7 +1,8 @@
 """From examples to batches of tensors.
 
 B examples, T tokens of the longest. Prompt and answer are tokenized apart, as an engine sees them: the answer starts
-where generation would. Only the answer's tokens, with the end of the turn, have labels.
+where generation would. Only the answer's tokens, with the end of the turn, have labels: what a template adds behind
+it (Qwen's, a newline) no engine ever generates.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids; `types` marks image tokens, shape (prompt tokens,); `vision` is what the vision tower reads."""
+    """Token ids; `types` marks image tokens, shape (prompt tokens,); `vision` is what the vision tower reads.
+
+    `answer_ids` is all that the template renders behind the prompt; the first `num_learned` of them have labels.
+    """
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    num_learned: int
     types: tuple[int, ...]
     vision: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -49,6 +54,8 @@ class Encoder:
 
     def __init__(self, processor: ProcessorMixin) -> None:
         self._processor = processor
+        tokens = processor.tokenizer.added_tokens_decoder.items()
+        self._control_ids = frozenset(number for number, token in tokens if token.special)
 
     @property
     def pad_id(self) -> int:
@@ -74,7 +81,7 @@ class Encoder:
         rendered = self.render(example)
         prompt = self._process(rendered.prompt, example.images)
         answer_ids = self._processor.tokenizer(rendered.answer, add_special_tokens=False)["input_ids"]
-        return _encoded(prompt, tuple(answer_ids))
+        return self._encoded(prompt, tuple(answer_ids))
 
     def encode_whole(self, example: Example) -> Encoded:
         """Tokenizes the finished conversation in one piece, as an engine that scores it does.
@@ -87,7 +94,18 @@ class Encoder:
         prompt_ids, ids = prompt["input_ids"][0].tolist(), whole["input_ids"][0].tolist()
         if ids[: len(prompt_ids)] != prompt_ids:
             raise BadRequest("model: its tokenizer merges the prompt's last token with the answer's first one")
-        return _encoded(prompt, tuple(ids[len(prompt_ids) :]))
+        return self._encoded(prompt, tuple(ids[len(prompt_ids) :]))
+
+    def _encoded(self, prompt: Mapping[str, Tensor], answer_ids: tuple[int, ...]) -> Encoded:
+        prompt_ids = prompt["input_ids"][0].tolist()
+        types = prompt["mm_token_type_ids"][0].tolist() if "mm_token_type_ids" in prompt else [0] * len(prompt_ids)
+        vision = {name: tensor for name, tensor in prompt.items() if name not in TOKEN_KEYS}
+        return Encoded(tuple(prompt_ids), answer_ids, self._num_learned(answer_ids), tuple(types), vision)
+
+    def _num_learned(self, answer_ids: tuple[int, ...]) -> int:
+        """Up to the first control token, which ends the turn: an answer itself holds none."""
+        ends = (place for place, token in enumerate(answer_ids, start=1) if token in self._control_ids)
+        return next(ends, len(answer_ids))
 
     def _apply(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
         return str(
@@ -121,18 +139,12 @@ def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 def _padded(example: Encoded, width: int, pad_id: int) -> Iterator[list[int]]:
     padding = width - example.num_tokens
-    answer = [*example.answer_ids]
-    yield [*example.prompt_ids, *answer, *[pad_id] * padding]
+    learned = example.answer_ids[: example.num_learned]
+    behind = width - len(example.prompt_ids) - len(learned)
+    yield [*example.prompt_ids, *example.answer_ids, *[pad_id] * padding]
     yield [1] * example.num_tokens + [0] * padding
-    yield [*example.types, *[0] * (len(answer) + padding)]
-    yield [*[IGNORED] * len(example.prompt_ids), *answer, *[IGNORED] * padding]
-
-
-def _encoded(prompt: Mapping[str, Tensor], answer_ids: tuple[int, ...]) -> Encoded:
-    prompt_ids = prompt["input_ids"][0].tolist()
-    types = prompt["mm_token_type_ids"][0].tolist() if "mm_token_type_ids" in prompt else [0] * len(prompt_ids)
-    vision = {name: tensor for name, tensor in prompt.items() if name not in TOKEN_KEYS}
-    return Encoded(tuple(prompt_ids), answer_ids, tuple(types), vision)
+    yield [*example.types, *[0] * (len(example.answer_ids) + padding)]
+    yield [*[IGNORED] * len(example.prompt_ids), *learned, *[IGNORED] * behind]
 
 
 def _to_template(message: Message) -> dict[str, Any]:

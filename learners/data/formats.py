@@ -21,6 +21,7 @@ from engines.profiles import PROFILES
 from learners.data.examples import Example, Message, Part, Picture, Role, Text
 from learners.data.images import find_picture
 
+ACCEPTED = '{"image", "text", "answer"} or {"messages", "images"}'
 IMAGE_TAG = "<image>"
 CONTROL_TOKENS = (
     "<|im_start|>",
@@ -128,7 +129,10 @@ def _typed(values: object) -> QuestionRow | MessagesRow:
     elif values.get("text") is not None and values.get("answer") is not None:
         kind = QuestionRow
     else:
-        raise BadRequest(f"neither 'messages' nor 'text' and 'answer' among its keys: {', '.join(map(str, values))}")
+        raise BadRequest(
+            f"neither 'messages' nor 'text' and 'answer' among its keys: {', '.join(map(str, values))[:200]}; "
+            f"rows are {ACCEPTED}"
+        )
     try:
         return kind.model_validate(values)
     except ValidationError as error:

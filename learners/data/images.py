@@ -47,10 +47,13 @@ def open_picture(picture: Picture) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is the lower one
+            warnings.simplefilter("ignore", UserWarning)  # of EXIF data, which engines do not mind either
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_size(*image.size)
-        return _to_rgb(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            _check_size(*image.size)
+            return _to_rgb(image)
+    except BadRequest:
+        raise
+    except Exception as error:  # the boundary of PIL, whose decoders raise anything from struct.error to KeyError
         raise BadRequest(f"{_name(picture)} cannot be read as {', '.join(FORMATS)}") from error
 
 
@@ -63,9 +66,17 @@ def _from_text(text: str, folder: Path) -> Picture:
     if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise BadRequest(f"{text[:80]}: images are not fetched; save the file and name its path")
     path = folder / text
-    if not text or "\0" in text or not path.is_file():
+    if not text or not _is_file(path):
         raise BadRequest(f"no image file at {str(path)[:200]}")
     return Picture(path=path)
+
+
+def _is_file(path: Path) -> bool:
+    """False also for what cannot be a path: base64 without `data:` before it is longer than a file's name may be."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _from_bytes(value: object) -> bytes:

@@ -62,7 +62,7 @@ def read_data(path: Path) -> DataSet:
             for image in images:
                 open_picture(image)
         except BadRequest as error:
-            rejected.append(RejectedRow(line=line, reason=error.message))
+            rejected.append(RejectedRow(line=line, reason=_encodable(error.message)))
             continue
         for image in images:
             digest.update(hashlib.sha256(image.read()).digest())
@@ -95,6 +95,11 @@ def _read_row(values: object, line: int, folder: Path) -> tuple[Example, ...]:
     return parse_row(values, line=line, folder=folder)
 
 
+def _encodable(text: str) -> str:
+    r"""A reason may quote a row, and JSON's \ud800 is half of a character: written as `?`."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _rows_of(path: Path) -> Iterator[tuple[int, object]]:
     """(line, values) of every row, or (line, `BadRequest`) for one that is not even JSON."""
     if not path.is_file():
@@ -122,6 +127,8 @@ def _parse_json(content: bytes) -> object:
         return BadRequest("the line is not UTF-8")
     except json.JSONDecodeError as error:
         return BadRequest(f"the line is not JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:  # an integer of more digits than Python converts
+        return BadRequest(f"the line cannot be read: {error}")
     except RecursionError:
         return BadRequest("the line is nested too deeply")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BASE, BASE_FP8, REPORT_FILE = "base", "base-fp8", "report.json"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,24 @@ class BuildReport:
 
 
 def build(out: Path, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
-    """Writes `out`/base, `out`/base-fp8 and `out`/report.json. Raises `BadRequest` if `out` holds a base already."""
+    """Writes `out`/base, `out`/base-fp8 and `out`/report.json. Raises `BadRequest` if `out` holds a base already.
+
+    All of it is made in a hidden folder first: a build that is killed leaves no half of a base.
+    """
+    if (out / BASE).exists():
+        raise BadRequest(f"{out / BASE} is there already: remove it, or name another directory", param="out")
+    partial = out / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    made = _build_into(partial, device_name, seed, command, report)
+    for name in (BASE_FP8, REPORT_FILE, BASE):  # the base last: with it, all is there
+        _move(partial / name, out / name)
+    partial.rmdir()
+    return made
+
+
+def _build_into(out: Path, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
     base = out / BASE
-    if base.exists():
-        raise BadRequest(f"{base} is there already: remove it, or name another directory", param="out")
     device = pick_device(device_name)
     recipe = recipe_for(device)
     tokenizer = toy_tokenizer()
@@ -69,6 +85,12 @@ def build(out: Path, device_name: str, seed: int, command: str, report: Report) 
     )
     (out / REPORT_FILE).write_text(json.dumps(asdict(made), indent=2) + "\n", "utf-8")
     return made
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:

@@ -18,7 +18,7 @@ from peft_adapters import MAX_LORAS, MakeAdapter
 from engines.errors import AdapterRefused, Conflict, EngineDown, NoSlot, NotFound
 from engines.lifeline import group_members
 from engines.served import ServedEngine
-from engines.types import AdapterRef, EngineState, ProbePrompt, VersionName
+from engines.types import MAX_PROBE_PROMPTS, AdapterRef, EngineState, ProbePrompt, VersionName
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -133,8 +133,9 @@ async def test_more_adapters_than_slots_are_refused_and_all_held_ones_answer(
 async def test_a_rank_over_the_limit_is_refused_and_the_engine_serves_on(
     engine: ServedEngine, make_adapter: MakeAdapter
 ) -> None:
-    with pytest.raises(AdapterRefused, match="rank 32 is greater than max_lora_rank 16"):
+    with pytest.raises(AdapterRefused) as caught:
         await engine.load_adapter(make_adapter(rank=32))
+    assert "rank 32 is greater than max_lora_rank 16" in f"{caught.value.message} {caught.value.detail}"
     await _serves_on(engine)
 
 
@@ -196,6 +197,19 @@ async def test_a_probe_scores_the_answers_tokens_and_tells_versions_apart(
 async def test_a_probe_of_an_unknown_version_is_refused(engine: ServedEngine) -> None:
     with pytest.raises(NotFound):
         await engine.probe(VersionName("vqa", 997), (ProbePrompt(QUESTION, "red", None, 2),))
+
+
+async def test_a_body_with_an_unknown_key_is_refused(engine: ServedEngine) -> None:
+    body = {"version": BASE, "prompts": [], "hurry": True}
+    async with session(engine.endpoint) as http, http.post("/tandem/probe", json=body) as answer:
+        assert answer.status == 400
+
+
+async def test_a_probe_of_too_many_prompts_is_refused(engine: ServedEngine) -> None:
+    prompts = [{"text": "q", "answer": "a", "image": None, "num_tokens": 1}] * (MAX_PROBE_PROMPTS + 1)
+    body = {"version": BASE, "prompts": prompts}
+    async with session(engine.endpoint) as http, http.post("/tandem/probe", json=body) as answer:
+        assert answer.status == 400
 
 
 async def test_a_client_that_hangs_up_frees_the_engine(engine: ServedEngine) -> None:

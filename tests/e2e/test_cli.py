@@ -134,7 +134,7 @@ def test_a_job_that_fails_on_the_cluster_fails_the_command_and_leaves_its_reason
     assert "Traceback" not in run.stderr
     (listed,) = json.loads(shell.ok("jobs", "ls", "--json"))
     assert (listed["name"], listed["status"]) == ("bad", "failed")
-    assert listed["message"] in shell.ok("jobs", "show", "bad", "--json")
+    assert json.loads(shell.ok("jobs", "show", "bad", "--json"))["message"] == listed["message"]
     assert "failed" in shell.ok("jobs", "logs", "bad", "--follow")
 
 

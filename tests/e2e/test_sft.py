@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from engines.adapter import ProbeRecord, read_base, read_manifest, tensor_hashes, verify
+from gateway.jobs import read_job
 from learners.events import consumed_rows, read_events
 from learners.job import JobDirectory
 from learners.status import JobStatus
@@ -188,10 +189,19 @@ def test_cancelled_then_killed_then_resumed_it_trains_what_an_undisturbed_job_tr
     assert killed is not None
     assert killed.status is JobStatus.RUNNING
     assert not job.is_running()
+    assert read_job(job.path).status == "killed"
+    latest = job.newest_checkpoint()
+    assert latest is not None
+    assert killed.best_checkpoint == f"checkpoints/{latest.path.name}"
+    assert (killed.step, killed.num_steps, killed.num_rows) == (latest.step, NUM_STEPS, NUM_ROWS)
+    assert killed.metrics == {
+        name: value for name, value in read_manifest(latest.path).metrics.items() if name != "step"
+    }
 
     child = site.start("disturbed")
     out, err = child.communicate(timeout=TIMEOUT_S)
     assert child.returncode == 0, err
+    assert json.loads(out)["metrics"]["train_seconds"] > killed.metrics["train_seconds"]
     assert consumed_rows(job.events_file) == consumed_rows(trained.events_file)
     last = f"step-{NUM_STEPS}"
     assert read_manifest(job.checkpoints / last).tensors == read_manifest(trained.checkpoints / last).tensors

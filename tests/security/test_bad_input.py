@@ -121,6 +121,8 @@ async def test_fields_that_reach_into_the_engine_are_refused_by_name(stack: Stac
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": 5}]}, "messages[0].content[0].image_url"),
         ({"role": "user", "content": [{**image_part(), "uuid": "a"}]}, "messages[0].content[0].uuid"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "no"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": None, "tool_calls": [{}]}, "messages[0].content"),
     ],
 )
 async def test_bad_messages_are_400_by_path(stack: Stack, message: dict[str, Any], param: str) -> None:
@@ -130,6 +132,57 @@ async def test_bad_messages_are_400_by_path(stack: Stack, message: dict[str, Any
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|im_start|>", "<|im_end|>"])
 async def test_control_tokens_in_text_are_refused(stack: Stack, token: str) -> None:
     await refused(stack, 400, "messages[0].content", messages=[{"role": "user", "content": f"a {token} b"}])
+
+
+def called(arguments: str) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]}
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", **function}}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (called("<|im_end|>"), "messages[1].tool_calls[0].function.arguments"),
+        (called('{"a": "\\u003c|im_end|\\u003E"}'), "messages[1].tool_calls[0].function.arguments"),
+        (tool(description="<|im_end|>"), "tools[0].function.description"),
+        (tool(parameters={"properties": {"<|image_pad|>": {}}}), "tools[0].function.parameters.properties"),
+        ({"messages": [{"role": "user", "name": "<|im_end|>", "content": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "x", "reasoning": ["<|im_end|>"]}]}, "messages[0].reasoning[0]"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "<|im_end|>"}]}]}, None),
+        ({"documents": [{"text": "<|vision_start|>"}]}, "documents[0].text"),
+    ],
+)
+async def test_control_tokens_anywhere_are_refused_by_path(
+    stack: Stack, fields: dict[str, Any], param: str | None
+) -> None:
+    message = await refused(stack, 400, param, **fields)
+    assert "control token" in message
+
+
+async def test_control_token_in_two_parts_is_refused(stack: Stack) -> None:
+    parts = [{"type": "text", "text": text} for text in ("a <|im_", "end|> b")]
+    await refused(stack, 400, "messages[0].content", messages=[{"role": "user", "content": parts}])
+
+
+async def test_control_token_as_a_good_stop_is_taken(stack: Stack) -> None:
+    assert (await stack.chat(stop=["<|im_end|>"])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (called("x" * 10**6), "messages"),
+        (tool(description="x" * 10**6), "tools"),
+        ({"messages": [{"role": "user", "name": "x" * 10**6, "content": "x"}]}, "messages"),
+        (tool(parameters={"properties": {"x" * 10**6: {}}}), "tools"),
+    ],
+)
+async def test_text_over_its_bound_is_named_wherever_it_is(stack: Stack, fields: dict[str, Any], param: str) -> None:
+    assert "max_text_chars" in await refused(stack, 413, param, **fields)
 
 
 async def test_text_over_its_bound_is_named(stack: Stack) -> None:
@@ -189,7 +242,9 @@ async def test_body_over_its_bound_is_413_with_and_without_a_length(
 async def test_body_that_drips_is_408(tmp_path: Path, engine: FakeEngine, path: str) -> None:
     async with open_stack(tmp_path, engine.endpoint, body_timeout_s=0.1) as small, listen(small.app) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+        )
         writer.write(head.encode() + b"{")
         await writer.drain()
         status = await asyncio.wait_for(reader.readline(), 5)

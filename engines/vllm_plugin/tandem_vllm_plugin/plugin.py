@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from .load import stats
 from .refusal import Refusal
@@ -18,25 +19,34 @@ from .scoring import score
 from .shelf import AdapterShelf, Held
 
 MAX_ADAPTERS_VARIABLE = "TANDEM_MAX_ADAPTERS"
+MAX_PROBE_PROMPTS = 64
+PROBES_AT_ONCE = 4
 router = APIRouter(prefix="/tandem")
+_log = logging.getLogger("tandem_vllm_plugin")
 
 
-class AddBody(BaseModel):
+class Body(BaseModel):
+    """Unknown keys are errors, as on Tandem's side."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AddBody(Body):
     version: str
     slot_id: int
     path: str
 
 
-class PromptBody(BaseModel):
+class PromptBody(Body):
     text: str
     answer: str
     image: str | None
     num_tokens: int
 
 
-class ProbeBody(BaseModel):
+class ProbeBody(Body):
     version: str
-    prompts: list[PromptBody]
+    prompts: list[PromptBody] = Field(max_length=MAX_PROBE_PROMPTS)
 
 
 class TandemPlugin:
@@ -84,9 +94,14 @@ async def remove(version: str, request: Request) -> JSONResponse:
 async def probe(body: ProbeBody, request: Request) -> JSONResponse:
     chat = request.app.state.openai_serving_chat
 
+    places = asyncio.Semaphore(PROBES_AT_ONCE)  # a probe must not push the users' requests out of the batch
+
+    async def score_one(prompt: PromptBody) -> dict[str, Any]:
+        async with places:
+            return await score(chat, body.version, prompt.text, prompt.answer, prompt.image, prompt.num_tokens)
+
     async def work() -> dict[str, Any]:
-        calls = (score(chat, body.version, p.text, p.answer, p.image, p.num_tokens) for p in body.prompts)
-        return {"scores": list(await asyncio.gather(*calls))}
+        return {"scores": list(await asyncio.gather(*map(score_one, body.prompts)))}
 
     return await _answer(work)
 
@@ -109,5 +124,6 @@ async def _answer(work: Callable[[], Awaitable[dict[str, Any]]]) -> JSONResponse
     try:
         return JSONResponse(await work())
     except Refusal as refusal:
+        _log.warning("%s: %s", refusal.message, refusal.detail)
         error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.code}
-        return JSONResponse({"error": error}, status_code=refusal.status)
+        return JSONResponse({"error": {**error, "detail": refusal.detail}}, status_code=refusal.status)

@@ -1,18 +1,22 @@
-"""The errors of the control routes, by the codes that Tandem knows."""
+"""The errors of the control routes, by the codes that Tandem knows.
+
+A message is ours; what vLLM said of it goes into `detail`, which no client of Tandem sees.
+"""
 
 from __future__ import annotations
 
-MAX_MESSAGE_CHARS = 400
+MAX_DETAIL_CHARS = 400
 
 
 class Refusal(Exception):
-    """An answer other than 200: HTTP status, Tandem's code, and one sentence."""
+    """An answer other than 200: HTTP status, Tandem's code, one sentence, and what vLLM said."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.detail = detail
 
 
 def reason_of(error: BaseException) -> str:
@@ -21,4 +25,4 @@ def reason_of(error: BaseException) -> str:
     line = text.splitlines()[-1] if text.startswith("Traceback") else text.splitlines()[0]
     for marker in ("Call to add_lora method failed: ", "Call to pin_lora method failed: "):
         line = line.removeprefix(marker)
-    return line[:MAX_MESSAGE_CHARS]
+    return line[:MAX_DETAIL_CHARS]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from http import HTTPStatus
 from typing import Any
 
 from .refusal import Refusal, reason_of
+
+UNSCORED = "the engine did not score the probe; its log says why"
 
 
 async def score(chat: Any, version: str, text: str, answer: str, image: str | None, num_tokens: int) -> dict[str, Any]:
@@ -26,12 +30,12 @@ async def score(chat: Any, version: str, text: str, answer: str, image: str | No
     try:
         reply = await chat.create_chat_completion(request, None)
     except (ValueError, TypeError) as error:  # how vLLM says that it won't take a prompt
-        raise Refusal(400, "invalid_request", f"the probe was not scored: {reason_of(error)}") from error
+        raise Refusal(400, "invalid_request", UNSCORED, reason_of(error)) from error
     if getattr(reply, "error", None) is not None:
-        status = int(reply.error.code)
-        raise Refusal(
-            status, "not_found" if status == 404 else "invalid_request", reason_of(ValueError(reply.error.message))
-        )
+        reason = reason_of(ValueError(reply.error.message))
+        if int(reply.error.code) == HTTPStatus.NOT_FOUND:
+            raise Refusal(404, "not_found", f"{version} is not loaded here; load it first", reason)
+        raise Refusal(400, "invalid_request", UNSCORED, reason)
     return _last(reply.prompt_logprobs, num_tokens)
 
 
@@ -49,4 +53,7 @@ def _last(positions: list[Any], num_tokens: int) -> dict[str, Any]:
         )
     # With prompt_logprobs=0 each position holds the prompt's own token and no other.
     tokens = [next(iter(position.items())) for position in positions[-num_tokens:]]
-    return {"token_ids": [int(token) for token, _ in tokens], "logprobs": [float(entry.logprob) for _, entry in tokens]}
+    logprobs = [float(entry.logprob) for _, entry in tokens]
+    if not all(map(math.isfinite, logprobs)):
+        raise Refusal(502, "engine_fault", "the engine scored the probe with NaN or Inf; does it serve the model well?")
+    return {"token_ids": [int(token) for token, _ in tokens], "logprobs": logprobs}

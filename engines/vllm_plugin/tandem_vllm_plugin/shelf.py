@@ -89,7 +89,9 @@ class AdapterShelf:
         except Exception as error:  # named boundary: whatever vLLM raises for an adapter it won't have
             if self._engine.errored:
                 raise Refusal(503, "engine_down", "the engine died while loading the adapter; read its log") from error
-            raise Refusal(400, "adapter_refused", f"{version} was not loaded: {reason_of(error)}") from error
+            raise Refusal(
+                400, "adapter_refused", f"the engine will not load {version}; its log says why", reason_of(error)
+            ) from error
         if not modules:
             raise Refusal(
                 400, "adapter_refused", f"{version} matched no module of the model; was it made for another base?"

@@ -94,3 +94,10 @@ def test_schema_names_every_field_of_the_contract() -> None:
         "format_version", "family", "base_hash", "rank", "alpha", "target_modules", "tensors", "dtype", "parent",
         "data_hash", "code_version", "metrics", "probe",
     }  # fmt: skip
+
+
+def test_a_probe_is_bounded(adapter_dir: Path, base: BaseModel) -> None:
+    write_adapter(adapter_dir)
+    assert len(manifest_of(adapter_dir, base, probe=[record()] * 64).probe) == 64
+    with pytest.raises(pydantic.ValidationError, match="at most 64 items"):
+        manifest_of(adapter_dir, base, probe=[record()] * 65)

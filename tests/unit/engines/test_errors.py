@@ -12,9 +12,11 @@ CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_errors_cross_process_borders_whole(kind: type[TandemError]) -> None:
-    error = pickle.loads(pickle.dumps(kind("what, why, what next", param="field")))  # noqa: S301 our own bytes
+    sent = kind("what, why, what next", param="field", detail="what the log says")
+    error = pickle.loads(pickle.dumps(sent))  # noqa: S301 our own bytes
     assert type(error) is kind
     assert (error.message, error.param, str(error)) == ("what, why, what next", "field", "what, why, what next")
+    assert (error.detail, error.__notes__) == ("what the log says", ["what the log says"])
 
 
 @pytest.mark.parametrize("kind", CLASSES)

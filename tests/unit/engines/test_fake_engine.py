@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,18 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from pydantic import ValidationError
+from tiny_adapter import write_adapter, write_manifested
 
+from engines.adapter import BaseModel
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, EngineDown, EngineFault
 from engines.fake import FakeEngine
 from engines.fake.faults import Faults
 from engines.lifeline import group_members
 from engines.types import AdapterRef, EngineState, ProbePrompt, VersionName
+from engines.wire import ScoreBody
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,12 +39,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
     await served.stop()
 
 
-def write_adapter(directory: Path, probe: list[dict[str, Any]]) -> AdapterRef:
-    header = json.dumps({"base_model.model.x.q_proj.lora_A.weight": {}}).encode()
-    directory.mkdir()
-    (directory / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    (directory / "adapter_config.json").write_text('{"r": 8}')
-    (directory / "manifest.json").write_text(json.dumps({"probe": probe}))
+def adapter_of(directory: Path) -> AdapterRef:
     return AdapterRef(VersionName("vqa", 1), 1, directory)
 
 
@@ -54,13 +52,13 @@ async def chat(engine: FakeEngine, http: aiohttp.ClientSession, request_id: str 
 
 
 async def test_a_refused_load_leaves_nothing(engine: FakeEngine, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter", [])
+    adapter = adapter_of(write_adapter(tmp_path / "adapter"))
     await engine.set_faults(Faults(load_fails=True))
     with pytest.raises(AdapterRefused, match="a fault was set"):
         await engine.load_adapter(adapter)
     assert await engine.list_adapters() == ()
     await engine.set_faults(Faults())
-    assert (await engine.load_adapter(adapter)).modules == ("x.q_proj",)
+    assert "model.language_model.layers.0.self_attn.q_proj" in (await engine.load_adapter(adapter)).modules
 
 
 async def test_chat_answers_the_status_that_was_set(engine: FakeEngine) -> None:
@@ -114,17 +112,84 @@ async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
     assert group_members(engine.process.group) == ()
 
 
-async def test_a_probe_answers_as_the_manifest_says(engine: FakeEngine, tmp_path: Path) -> None:
+async def test_a_stop_that_was_cancelled_is_done_by_the_next(engine: FakeEngine) -> None:
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await engine.stop()
+    assert engine.state is EngineState.STOPPED
+    assert group_members(engine.process.group) == ()
+
+
+async def test_two_stops_at_once_both_wait_for_the_end(engine: FakeEngine) -> None:
+    group = engine.process.group
+
+    async def stop() -> tuple[int, ...]:
+        await engine.stop()
+        return group_members(group)
+
+    assert await asyncio.gather(stop(), stop()) == [(), ()]
+
+
+async def test_a_stop_in_mid_start_ends_the_start(tmp_path: Path) -> None:
+    engine = fake(tmp_path, **{"start-delay-s": 30})
+    starting = asyncio.create_task(engine.start())
+    async with asyncio.timeout(10):
+        while engine._process is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await engine.stop()
+    with pytest.raises(EngineDown, match="died while starting"):
+        await starting
+    assert engine.state is EngineState.STOPPED
+
+
+async def test_the_token_is_not_told_to_another_server_on_our_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    async def listen(request: web.BaseRequest) -> web.StreamResponse:
+        heard.append(request.path)
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(listen))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setattr("engines.served.free_port", lambda: runner.addresses[0][1])
+    with pytest.raises(EngineDown, match="died while starting"):
+        await fake(tmp_path).start()
+    await runner.cleanup()
+    assert heard == []
+
+
+async def test_what_a_server_says_beyond_our_words_is_no_part_of_a_message(engine: FakeEngine) -> None:
+    await engine.set_faults(Faults(replies_lost=True))
+    with pytest.raises(EngineFault) as caught:
+        await engine.drop_adapter(adapter_of(Path()))
+    assert caught.value.detail == "the reply was lost"
+    assert "lost" not in caught.value.message
+    assert str(engine.log_path) in caught.value.message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
+    with pytest.raises(ValidationError):
+        ScoreBody(token_ids=[1], logprobs=[value])
+
+
+async def test_a_probe_answers_as_the_manifest_says(engine: FakeEngine, tmp_path: Path, base: BaseModel) -> None:
     record = {
         "text": "q", "answer": "a", "image": None, "num_tokens": 2, "token_ids": [5, 6],
         "base_logprobs": [-2.0, -1.0], "adapter_logprobs": [-0.5, -0.25],
     }  # fmt: skip
-    adapter = write_adapter(tmp_path / "adapter", [record])
+    adapter = adapter_of(write_manifested(tmp_path / "adapter", base, probe=[record]))
     await engine.load_adapter(adapter)
     prompt = (ProbePrompt("q", "a", None, 2),)
-    (base,) = await engine.probe(engine.base, prompt)
+    (bare,) = await engine.probe(engine.base, prompt)
     (ours,) = await engine.probe(adapter.version, prompt)
-    assert (base.token_ids, base.logprobs) == ((5, 6), (-2.0, -1.0))
+    assert (bare.token_ids, bare.logprobs) == ((5, 6), (-2.0, -1.0))
     assert (ours.token_ids, ours.logprobs) == ((5, 6), (-0.5, -0.25))
     with pytest.raises(EngineFault, match=r"scored \[2\] tokens where the probe asked for \[3\]"):
         await engine.probe(engine.base, (ProbePrompt("q", "a", None, 3),))

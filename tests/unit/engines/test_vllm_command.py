@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from pydantic import ValidationError
 
 from engines.config import EngineConfig
-from engines.errors import BadRequest, EngineDown
+from engines.errors import ConfigError, EngineDown
+from engines.profiles import PROFILES
 from engines.vllm import PLUGIN_DIR, Build, VllmEngine, arguments, build_of, environment
 
 CPU, CUDA = Build("0.32.0", is_cpu=True), Build("0.26.0", is_cpu=False)
@@ -17,6 +23,12 @@ CPU, CUDA = Build("0.32.0", is_cpu=True), Build("0.26.0", is_cpu=False)
 
 def words(build: Build = CPU, **config: Any) -> tuple[str, ...]:
     return arguments("small", EngineConfig(model="m", **config), 1234, build)
+
+
+def script(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
 
 
 def value(flag: str, command: tuple[str, ...]) -> str:
@@ -56,10 +68,33 @@ def test_extra_arguments_follow_ours_unchanged() -> None:
     assert " ".join(all_of_it[len(ours) :]) == '--gpu-memory-utilization 0.5 --enable-x --no-y --sizes 1 8 --z {"a": 1}'
 
 
-@pytest.mark.parametrize("key", ["host", "--middleware", "served_model_name", "max-loras", "api-key", "model"])
-def test_arguments_that_are_ours_are_refused(key: str) -> None:
-    with pytest.raises(BadRequest, match=r"engines\.small\.args"):
-        words(args={key: "x"})
+@pytest.mark.parametrize(
+    "key",
+    ["host", "--middleware", "served_model_name", "max-loras", "api-key", "model", "dtype", "max_model_len", "config",
+     "no-enable-prefix-caching", "limit-mm-per-prompt.image", "middlew", "tensor-parallel-size", "host=0.0.0.0", "--",
+     ""],
+)  # fmt: skip
+def test_arguments_that_are_ours_are_refused_before_anything_starts(key: str) -> None:
+    with pytest.raises(ValidationError, match=r"args\n"):
+        EngineConfig(model="m", args={key: "x"})
+
+
+def test_every_flag_that_we_write_is_ours_but_eager_mode() -> None:
+    written = [word for word in words(CPU, quantization="fp8") if word.startswith("--")]
+    for flag in set(written) - {"--enforce-eager"}:
+        with pytest.raises(ValidationError):
+            EngineConfig(model="m", args={flag: "x"})
+    assert EngineConfig(model="m", args={"enforce-eager": True}).args
+
+
+def test_a_model_of_another_family_than_configured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3VLForConditionalGeneration"]}')
+    config = EngineConfig(model=str(tmp_path), family="qwen3_vl")
+    assert value("--lora-target-modules", arguments("small", config, 1, CPU)) == "q_proj"
+    other = dataclasses.replace(PROFILES["qwen3_vl"], name="other")
+    monkeypatch.setattr("engines.vllm.profile_of", lambda _: other)
+    with pytest.raises(ConfigError, match=r"engines\.small\.family: .* is a other, not a qwen3_vl"):
+        arguments("small", config, 1, CPU)
 
 
 def test_no_secret_is_on_the_command_line_or_in_the_launch_environment() -> None:
@@ -81,11 +116,28 @@ def test_the_cpu_environment_is_for_the_cpu_only_and_the_configurations_own_wins
 async def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineDown, match="cannot be run"):
         await build_of(str(tmp_path / "python"))
-    bare = tmp_path / "bare"
-    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
-    bare.chmod(0o755)
+    bare = script(tmp_path / "bare", f'exec {sys.executable} -I -S "$@"')
     with pytest.raises(EngineDown, match="has no vLLM"):
         await build_of(str(bare))
+
+
+async def test_an_interpreter_that_talks_nonsense_is_named(tmp_path: Path) -> None:
+    odd = script(tmp_path / "odd", "echo no json")
+    with pytest.raises(EngineDown, match="did not say which vLLM it has") as caught:
+        await build_of(str(odd))
+    assert caught.value.detail == "no json\n"
+
+
+async def test_an_interpreter_that_is_asked_in_vain_is_ended(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    asking = asyncio.create_task(build_of(str(script(tmp_path / "slow", f"echo $$ > {tmp_path}/pid; exec sleep 60"))))
+    pid = int(await asyncio.to_thread((tmp_path / "pid").read_text))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    async with asyncio.timeout(10):
+        while psutil.pid_exists(pid):  # noqa: ASYNC110  another process's end has no event of ours
+            await asyncio.sleep(0.02)
 
 
 async def test_a_model_path_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from gateway.config import TandemConfig
 from gateway.media import ImageStore
 from gateway.metrics import Metrics
 from gateway.record import Recorder
-from gateway.route import Replica, RouteTable
+from gateway.route import ReplicaRoute, RouteTable
 from gateway.store import StateChange, Store, open_store
 from gateway.types import PublishReport, VersionRow, VersionState
 
@@ -115,7 +115,7 @@ def make_config(folder: Path, **gateway: Any) -> TandemConfig:
 def open_services(config: TandemConfig, endpoint: Endpoint) -> Services:
     store, metrics, routes = open_store(config.store.url), Metrics(), RouteTable()
     routes.set_alias(store.aliases.ensure("vqa", "small"))
-    routes.set_replica(Replica("small/0", "small", endpoint, ready=True))
+    routes.set_replica(ReplicaRoute("small/0", "small", endpoint, ready=True))
     images = ImageStore(config.store.media)
     recorder = Recorder(store, images, metrics, config.gateway)
     return Services(config, store, images, routes, recorder, RowPublisher(store, routes), metrics)

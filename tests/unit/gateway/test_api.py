@@ -20,7 +20,7 @@ async def test_promote_and_rollback_change_what_the_alias_names(tmp_path: Path, 
         assert models == ["vqa", "small@0", "vqa@1"]
         (row,) = (await http.get("/v1/aliases")).json()["data"]
         assert (row["id"], row["live"], row["previous"]) == ("vqa", "vqa@1", "small@0")
-        assert (await http.post("/v1/aliases/vqa/rollback")).json()["version"] == "small@0"
+        assert (await http.post("/v1/aliases/vqa/rollback", json={})).json()["version"] == "small@0"
         version = (await http.get("/v1/versions/vqa@1")).json()
         assert version["state"] == "rolled_back"
         assert [flip["action"] for flip in version["history"]] == ["promote", "promote"]
@@ -57,7 +57,7 @@ async def test_what_is_not_there_is_404_in_the_one_shape(stack: Stack, path: str
     ("method", "path"), [("GET", "/v1/chat/completions"), ("DELETE", "/v1/models"), ("PUT", "/v1/feedback")]
 )
 async def test_another_method_is_405_in_the_one_shape(stack: Stack, method: str, path: str) -> None:
-    response = await stack.http.request(method, path)
+    response = await stack.http.request(method, path, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed")
 
 

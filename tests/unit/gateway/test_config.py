@@ -18,6 +18,8 @@ engine = "small"
 port = 7000
 """
 
+COMMIT = "0" * 40
+
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -58,7 +60,71 @@ def test_store_and_jobs_lie_under_the_data_root(file: Path, tmp_path: Path) -> N
     assert (config.jobs.root, config.registry_root) == (tmp_path / "demo/jobs", tmp_path / "demo/registry")
 
 
-def test_hub_ids_and_server_urls_stay_as_they_are(file: Path) -> None:
+SAMPLE = """
+[engines.small]
+model = "org/name"
+family = "auto"
+kind = "fake"
+replicas = 1
+tensor_parallel = 1
+quantization = "auto"
+max_loras = 4
+reserved_for_rollout = 0
+max_lora_rank = 16
+python = ""
+args = {}
+[models.vqa]
+engine = "small"
+[gateway]
+host = "127.0.0.1"
+port = 8000
+[store]
+url = "sqlite:///data/tandem.db"
+media = "file://data/media"
+[jobs]
+root = "data/jobs"
+[ray]
+address = "auto"
+[learn]
+mode = "manual"
+"""
+
+
+def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tandem.toml").write_text(SAMPLE)
+    config = load_config(tmp_path / "tandem.toml")
+    assert (config.learn.mode, config.engines["small"].reserved_for_rollout) == ("manual", 0)
+
+
+def test_enough_slots_for_every_alias_are_taken(file: Path) -> None:
+    overrides = {"models": {"two": {"engine": "small"}}, "engines": {"small": {"max_loras": 5}}}
+    assert len(load_config(file, overrides).models) == 2
+
+
+def test_a_hub_id_becomes_its_snapshot_in_the_cache(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / COMMIT
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    snapshot.mkdir(parents=True)
+    overrides = {"engines": {"small": {"kind": "vllm", "model": "org/name"}}}
+    with pytest.raises(ConfigError, match="hf download org/name"):
+        load_config(file, overrides)
+    (snapshot / "config.json").write_text("{}")
+    assert load_config(file, overrides).engines["small"].model == str(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8000"), ("localhost", "http://localhost:8000"), ("::1", "http://[::1]:8000")],
+)
+def test_url_of_the_gateway(host: str, url: str) -> None:
+    assert GatewayConfig(host=host).url == url
+
+
+def test_models_of_fake_engines_and_server_urls_stay_as_they_are(file: Path) -> None:
     overrides = {
         "engines": {"small": {"model": "org/name"}},
         "store": {"url": "postgresql://h/db", "media": "s3://b/m"},
@@ -75,6 +141,21 @@ def test_hub_ids_and_server_urls_stay_as_they_are(file: Path) -> None:
         ({"gateway": {"prt": 1}}, "gateway.prt: unknown key; did you mean 'port'?"),
         ({"engines": {"small": {"max_lora": 4}}}, "engines.small.max_lora: unknown key; did you mean 'max_loras'?"),
         ({"gateway": {"port": "x"}}, "gateway.port: "),
+        ({"gateway": {"port": 0}}, "gateway.port: "),
+        ({"learn": {"mode": "continuous"}}, "learn.mode: "),
+        (
+            {"models": {"two": {"engine": "small"}}},
+            "engines.small.max_loras: 2 aliases need 5 slots, a live and a previous version each",
+        ),
+        (
+            {"engines": {"small": {"kind": "vllm", "model": "org/none"}}},
+            "engines.small.model: no such directory, and the hub cache has no org/none; download it first with: "
+            "hf download org/none",
+        ),
+        (
+            {"engines": {"small": {"kind": "vllm", "model": "some/where/else"}}},
+            "engines.small.model: no such directory: some/where/else",
+        ),
         ({"gateway": {"host": "0.0.0.0"}}, "gateway.host: '0.0.0.0' is not loopback"),
         ({"models": {"vqa": {"engine": "smal"}}}, "models.vqa.engine: no engine 'smal'; configured: small"),
         ({"models": {"small": {"engine": "small"}}}, "models.small: an engine has this name"),
@@ -90,7 +171,7 @@ def test_each_mistake_is_named_by_its_path(file: Path, overrides: dict[str, Any]
 
 def test_all_mistakes_are_said_at_once(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(file, {"gateway": {"prt": 1, "port": -1}, "learn": {}})
+        load_config(file, {"gateway": {"prt": 1, "port": -1}, "lern": {}})
     assert len(caught.value.message.splitlines()) == 3
 
 

@@ -63,10 +63,13 @@ def test_other_signals_and_other_aliases_are_not_taken(config: TandemConfig, tmp
     ask(store, "2", [user("two?")], alias="other")
     correct(store, "a", "1", "teal")
     correct(store, "b", "2", "red")
-    store.feedback.add(make_feedback("c", "1", "rating", 0.5))
+    correct(store, "d", "2", "teal")
+    store.feedback.add_all([make_feedback("c", "1", "rating", 0.5)])
     store.close()
-    build_corrections(config, tmp_path / "set.jsonl", alias="vqa")
+    report = build_corrections(config, tmp_path / "set.jsonl", alias="vqa")
     assert [row["text"] for row in rows(tmp_path / "set.jsonl")] == ["one?"]
+    assert report.superseded == 0
+    assert build_corrections(config, tmp_path / "other.jsonl", alias="other").superseded == 1
 
 
 def test_another_shape_keeps_its_order_as_messages(config: TandemConfig, tmp_path: Path) -> None:
@@ -87,21 +90,37 @@ def test_another_shape_keeps_its_order_as_messages(config: TandemConfig, tmp_pat
     assert (checked.num_examples, checked.num_rejected, checked.num_images) == (1, 0, 2)
 
 
-def test_what_is_left_out_is_counted_with_its_reason(config: TandemConfig, tmp_path: Path) -> None:
+def test_what_is_left_out_is_counted_and_named_with_its_reason(config: TandemConfig, tmp_path: Path) -> None:
     store = open_store(config.store.url)
     ask(store, "1", [user("a"), {"role": "assistant", "content": "b"}, user("c")])
     gone = hashlib.sha256(b"gone").hexdigest()
     ask(store, "2", [user(image(gone), "d")], (gone,))
     ask(store, "3", [user("e")])
-    for name in ("1", "2", "3"):
+    ask(store, "4", [user({"type": "refusal", "refusal": "no"}, "f")])
+    ask(store, "5", [{"role": "user", "content": None}])
+    for name in ("1", "2", "3", "4", "5"):
         correct(store, f"f{name}", name, "x")
     store.close()
     report = build_corrections(config, tmp_path / "set.jsonl")
-    assert (report.rows, report.left_out, sum(report.reasons.values())) == (1, 2, 2)
-    assert {reason.split(":")[0] for reason in report.reasons} == {
-        "a conversation of several turns",
-        "an image is not in the media store any more",
+    assert (report.rows, report.left_out, sum(report.reasons.values())) == (1, 4, 4)
+    assert report.rejected_file == str(tmp_path / "set.rejected.jsonl")
+    rejected = rows(tmp_path / "set.rejected.jsonl")
+    assert {(row["completion_id"], row["feedback_id"], row["reason"].split(":")[0]) for row in rejected} == {
+        ("1", "f1", "a conversation of several turns"),
+        ("2", "f2", "an image is not in the media store any more"),
+        ("4", "f4", "parts that no learner reads"),
+        ("5", "f5", "a message without content"),
     }
+
+
+def test_a_whole_set_leaves_no_file_of_rejected_rows(config: TandemConfig, tmp_path: Path) -> None:
+    (tmp_path / "set.rejected.jsonl").write_text("of an earlier set")
+    store = open_store(config.store.url)
+    ask(store, "1", [user("e")])
+    correct(store, "f", "1", "x")
+    store.close()
+    assert build_corrections(config, tmp_path / "set.jsonl").rejected_file is None
+    assert not (tmp_path / "set.rejected.jsonl").exists()
 
 
 def test_without_corrections_the_next_step_is_said(config: TandemConfig, tmp_path: Path) -> None:
@@ -148,7 +167,7 @@ def ask(store: Store, name: str, messages: list[Any], images: tuple[str, ...] = 
 
 
 def correct(store: Store, name: str, completion_id: str, value: str) -> None:
-    store.feedback.add(make_feedback(name, completion_id, "correction", value))
+    store.feedback.add_all([make_feedback(name, completion_id, "correction", value)])
 
 
 def make_feedback(name: str, completion_id: str, metric: str, value: object) -> Feedback:

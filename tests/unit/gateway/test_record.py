@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,6 +14,8 @@ from gateway_stack import CHAT, Stack, faults, image_part, listen, open_stack, p
 
 from engines.errors import NotFound
 from engines.fake import FakeEngine
+from gateway.record import Exchange
+from gateway.schemas import ChatRequest, parse_chat
 from gateway.store import Interactions
 from gateway.transcript import read_transcript
 
@@ -37,7 +41,7 @@ async def test_recorded_is_what_was_asked_and_answered(stack: Stack, stream: boo
 async def test_row_is_committed_within_200_ms(stack: Stack) -> None:
     identity = (await stack.chat()).json()["id"]
     assert await stack.services.recorder.wait_for(identity, 0.2)
-    assert stack.services.store.interactions.contains(identity)
+    assert stack.services.store.interactions.get(identity).status == 200
 
 
 async def test_store_false_leaves_no_row_no_image_and_takes_no_feedback(stack: Stack) -> None:
@@ -99,28 +103,50 @@ async def test_row_that_cannot_be_stored_leaves_its_neighbours_alone(tmp_path: P
         recorder = alone.services.recorder
         exchanges = [replace(_exchange(alone, kept.id), id=name) for name in ("chatcmpl-a", identity, "chatcmpl-b")]
         recorder._write(exchanges)
-        assert rows.contains("chatcmpl-a")
-        assert rows.contains("chatcmpl-b")
+        assert rows.get("chatcmpl-a").answer == rows.get("chatcmpl-b").answer == ""
         assert 'reason="store_failed"} 1.0' in alone.services.metrics.render().decode()
 
 
-def _exchange(stack: Stack, identity: str):  # type: ignore[no-untyped-def]
-    from datetime import UTC, datetime
+async def test_an_exchange_that_cannot_even_be_read_is_dropped_and_the_next_is_stored(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    async with open_stack(tmp_path, engine.endpoint) as alone:
+        recorder = alone.services.recorder
+        recorder.begin("chatcmpl-bad")
+        recorder.finish(replace(_exchange(alone, "chatcmpl-bad"), request=b"\xff"))
+        assert await recorder.wait_for("chatcmpl-bad", 5)
+        identity = (await alone.chat()).json()["id"]
+        assert await recorder.wait_for(identity, 5)
+        assert alone.services.store.interactions.get(identity).id == identity
+        assert recorder._queued_bytes == 0
+        assert 'tandem_records_dropped_total{reason="store_failed"} 1.0' in alone.services.metrics.render().decode()
 
-    from gateway.record import Exchange
-    from gateway.schemas import parse_chat
 
-    body = json.dumps({"model": "vqa", "messages": [{"role": "user", "content": "x"}]}).encode()
-    request = parse_chat(body, stack.services.config.gateway)
+async def test_what_waits_holds_an_image_once_and_counts_it(stack: Stack) -> None:
+    content = picture(size=(64, 64), compress_level=0)
+    request = _request(stack, [image_part(content)])
+    waiting = replace(_exchange(stack, "chatcmpl-x"), request=request.recorded, images=request.images)
+    held = [getattr(waiting, field.name) for field in fields(waiting)]
+    assert request.fields not in held
+    assert len(content) < waiting.num_bytes < len(content) + 500
+
+
+def _request(stack: Stack, content: Any) -> ChatRequest:
+    body = json.dumps({"model": "vqa", "messages": [{"role": "user", "content": content}]}).encode()
+    return parse_chat(body, stack.services.config.gateway)
+
+
+def _exchange(stack: Stack, identity: str) -> Exchange:
     target = stack.services.routes.resolve("vqa")
-    return Exchange(identity, datetime.now(UTC), target, request, b"{}", 0.0, 0.0, 200)
+    recorded = _request(stack, "x").recorded
+    return Exchange(identity, datetime.now(UTC), target, recorded, (), False, b"{}", 0.0, 0.0, 200)
 
 
 async def test_close_writes_what_is_queued(tmp_path: Path, engine: FakeEngine) -> None:
     async with open_stack(tmp_path, engine.endpoint) as alone, listen(alone.app):
         ids = [(await alone.chat(f"question {n}")).json()["id"] for n in range(5)]
         await alone.services.recorder.close()
-        assert all(alone.services.store.interactions.contains(identity) for identity in ids)
+        assert [alone.services.store.interactions.get(identity).id for identity in ids] == ids
 
 
 def test_transcript_of_a_stream_cut_in_an_event_keeps_the_rest() -> None:
@@ -133,3 +159,26 @@ def test_transcript_is_storable_whatever_the_engine_says() -> None:
     body = b'{"choices":[{"index":0,"message":{"content":"a\\u0000b\\ud800"}}]}'
     read_transcript(body, stream=False).text.encode("utf-8")
     assert "\x00" not in read_transcript(body, stream=False).text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"index": 0, "message": {"content": [{"type": "text", "text": "x"}]}}]},
+        {"choices": [{"index": 0, "message": "x", "delta": 7, "finish_reason": {"a": 1}}]},
+        {"choices": ["x", None, 3]},
+        {"choices": 5, "usage": [1]},
+        {"usage": {"prompt_tokens": "many", "completion_tokens": [1]}},
+        {"usage": {"prompt_tokens": 10**30, "completion_tokens": -1}},
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_transcript_of_an_odd_answer_takes_what_is_as_expected(answer: dict[str, Any], stream: bool) -> None:
+    good = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {"content": "red"}}], "usage": {"prompt_tokens": 3}}
+    body = b"".join(b"data: " + json.dumps(part).encode() + b"\n\n" for part in (good, answer))
+    said = read_transcript(body if stream else json.dumps(answer).encode(), stream=stream)
+    assert (said.text, said.finish_reason, said.completion_tokens) == ("red" if stream else "", None, 0)
+
+
+def test_transcript_of_a_bottomless_answer_is_empty() -> None:
+    assert read_transcript(b"[" * 100_000, stream=False).text == ""

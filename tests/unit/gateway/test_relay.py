@@ -152,6 +152,23 @@ async def test_engine_death_in_mid_stream_ends_in_an_error_event(tmp_path: Path)
                     pass
 
 
+async def test_error_after_half_an_event_is_an_event_of_its_own(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 999\r\n\r\n")
+        writer.write(b'data: {"id":"chatcmpl-1","choi')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, open_stack(tmp_path, Endpoint(f"http://127.0.0.1:{port}", "t")) as alone:
+        response = await alone.chat(stream=True)
+    half, event = response.text.strip().split("\n\n")
+    assert half == 'data: {"id":"chatcmpl-1","choi'
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == "engine_down"
+
+
 async def test_silence_within_a_stream_ends_in_a_deadline_event(tmp_path: Path, engine: FakeEngine) -> None:
     async with (
         open_stack(tmp_path, engine.endpoint, gap_timeout_s=0.2) as alone,

@@ -6,7 +6,7 @@ import pytest
 
 from engines.errors import DeadlineExceeded, NotFound, Unavailable
 from engines.types import Endpoint, VersionName
-from gateway.route import Replica, RouteTable
+from gateway.route import ReplicaRoute, RouteTable
 from gateway.types import AliasRow
 
 BASE, ONE, TWO = VersionName("small", 0), VersionName("vqa", 1), VersionName("vqa", 2)
@@ -19,8 +19,8 @@ def table(live: VersionName = ONE, previous: VersionName | None = BASE) -> Route
     return routes
 
 
-def replica(name: str, ready: bool = True) -> Replica:
-    return Replica(name, "small", Endpoint("http://127.0.0.1:1", "t"), ready)
+def replica(name: str, ready: bool = True) -> ReplicaRoute:
+    return ReplicaRoute(name, "small", Endpoint("http://127.0.0.1:1", "t"), ready)
 
 
 @pytest.mark.parametrize(("model", "version"), [("vqa", ONE), ("vqa@1", ONE), ("small@0", BASE)])

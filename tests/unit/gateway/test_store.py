@@ -14,7 +14,7 @@ from gateway_stack import version_row
 
 from engines.errors import ConfigError, Conflict, NotFound
 from engines.types import VersionName
-from gateway.store import StateChange, Store, open_store
+from gateway.store import StateChange, Store, Stored, open_store
 from gateway.store.tables import metadata
 from gateway.types import TRANSITIONS, Feedback, FeedbackStatus, Interaction, VersionState
 
@@ -68,7 +68,7 @@ def test_url_that_cannot_be_used_is_a_config_error(url: str) -> None:
 def test_rows_come_back_as_they_went_in(store: Store) -> None:
     row, said, version = interaction("chatcmpl-1"), signal("fb-1", "chatcmpl-1", "key"), version_row(ONE)
     store.interactions.add_all([row])
-    store.feedback.add(said)
+    store.feedback.add_all([said])
     store.versions.add(version)
     assert store.interactions.get("chatcmpl-1") == row
     assert store.feedback.of_completions(["chatcmpl-1"]) == (said,)
@@ -76,17 +76,21 @@ def test_rows_come_back_as_they_went_in(store: Store) -> None:
 
 
 def test_feedback_on_an_unknown_completion_is_not_stored(store: Store) -> None:
-    with pytest.raises(NotFound):
-        store.feedback.add(signal("fb-1", "chatcmpl-none"))
+    (result,) = store.feedback.add_all([signal("fb-1", "chatcmpl-none")])
+    assert isinstance(result, NotFound)
+    assert store.feedback.of_completions(["chatcmpl-none"]) == ()
 
 
 def test_key_is_good_for_one_body(store: Store) -> None:
     store.interactions.add_all([interaction("chatcmpl-1")])
-    first = store.feedback.add(signal("fb-1", "chatcmpl-1", "key"))
-    again = store.feedback.add(signal("fb-2", "chatcmpl-1", "key"))
+    (first,) = store.feedback.add_all([signal("fb-1", "chatcmpl-1", "key")])
+    again, other = store.feedback.add_all(
+        [signal("fb-2", "chatcmpl-1", "key"), signal("fb-3", "chatcmpl-1", "key", "other")]
+    )
+    assert isinstance(first, Stored)
+    assert isinstance(again, Stored)
     assert (first.created, again.created, again.row.id) == (True, False, "fb-1")
-    with pytest.raises(Conflict):
-        store.feedback.add(signal("fb-3", "chatcmpl-1", "key", "other"))
+    assert isinstance(other, Conflict)
 
 
 def test_numbers_are_never_used_twice(store: Store) -> None:

@@ -25,7 +25,8 @@ while True:
     store.interactions.add_all([asked])
     status, key = FeedbackStatus.ACCEPTED, f"key-{first}-{n}"
     said = Feedback(f"fb-{first}-{n}", name, "thumb", "true", None, now, status, key, "h")
-    print(store.feedback.add(said).row.id, flush=True)
+    (stored,) = store.feedback.add_all([said])
+    print(stored.row.id, flush=True)
 """
 
 

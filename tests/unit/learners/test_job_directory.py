@@ -96,6 +96,15 @@ def test_a_checkpoint_whose_writing_fails_is_not_there(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path) == ()
 
 
+def test_a_checkpoint_is_never_replaced(tmp_path: Path) -> None:
+    with writing_checkpoint(tmp_path, 3) as folder:
+        (folder / "file").write_text("first")
+    with pytest.raises(Conflict, match="never replaced"), writing_checkpoint(tmp_path, 3):
+        pass
+    assert (tmp_path / "step-3" / "file").read_text() == "first"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_checkpoints_are_ordered_by_step_and_not_by_name(tmp_path: Path) -> None:
     for step in (100, 20, 3):
         with writing_checkpoint(tmp_path, step):

@@ -47,7 +47,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     [
         (BadRequest("x"), 2),
         (AdapterRefused("x"), 4),
-        (Refused("x"), 4),
+        (Refused("the loss is nan"), 1),
         (Refused("x", param="data"), 1),
         (Conflict("x"), 1),
         (Internal("x"), 1),
@@ -55,6 +55,22 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 )
 def test_each_kind_of_error_has_its_exit_code(error: BadRequest, code: int) -> None:
     assert exit_code_of(error) == code
+
+
+def test_a_defect_is_one_line_on_stderr(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(f'root = "{tmp_path}/jobs"\nmodel = "{tmp_path}"\ndata = "job.toml"\n')
+    (tmp_path / "config.json").write_text("{}")
+    script = (
+        "from learners import sft\n"
+        "def broken(config): raise KeyError('one\\ntwo')\n"
+        "sft.run_sft = broken\n"
+        "from learners.cli import main\n"
+        f"main(['sft', '-c', '{tmp_path}/job.toml', '--set', 'data={tmp_path}/job.toml'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("KeyError: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["toy", "--help"], ["sft", "--help"], ["data", "--help"]])

@@ -11,9 +11,8 @@ def test_every_epoch_uses_each_example_exactly_once(num: int, batch_size: int, e
     schedule = build_schedule(num, batch_size=batch_size, epochs=epochs, max_steps=None, seed=seed)
     for epoch in range(epochs):
         assert sorted(schedule.order[epoch * num : (epoch + 1) * num]) == list(range(num))
-    batches = [schedule.batch(step) for step in range(1, schedule.num_steps + 1)]
-    assert tuple(index for batch in batches for index in batch) == schedule.order
     assert len(schedule.order) == epochs * num
+    assert (schedule.num_steps - 1) * batch_size < epochs * num <= schedule.num_steps * batch_size
 
 
 @given(st.integers(1, 60), st.integers(1, 17), st.integers(1, 40))

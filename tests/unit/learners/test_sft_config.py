@@ -28,6 +28,7 @@ def job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("zzz=1", "zzz: no such setting"),
         ("rank=0", "rank: "),
         ("rank=sixteen", "rank: "),
+        ("rank=513", "rank: "),
         ("learning_rate=-1", "learning_rate: "),
         ("gradient_accumulation=3", "gradient_accumulation: must divide batch_size, which is 16"),
         ("method=grpo", "method: "),
@@ -110,3 +111,10 @@ def test_the_configuration_imports_no_model_library() -> None:
     script = "import sys, learners.config; print(sorted({'torch', 'numpy', 'transformers', 'ray'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"[" * 100_000])
+def test_a_malformed_model_config_names_the_model(job_file: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "base" / "config.json").write_bytes(content)
+    with pytest.raises(BadRequest, match=r"^model: .*config\.json is not"):
+        load_job(job_file)

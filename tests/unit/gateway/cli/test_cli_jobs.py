@@ -1,5 +1,6 @@
 """`tandem jobs` reads what a job has left, also while the job writes."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_fields_of_a_newer_learner_are_kept(tmp_path: Path) -> None:
     result = read_job(path).result
     assert result is not None
     assert result.model_dump()["reward"] == 0.5
+
+
+def test_a_running_job_that_no_process_holds_was_killed(tmp_path: Path) -> None:
+    path = make_job(tmp_path, "teal", {"status": "running", "method": "sft"})
+    assert read_job(path).status == "killed"
+    with (path / ".lock").open("w") as lock:
+        assert read_job(path).status == "killed"
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read_job(path).status == "running"
+    assert [job.status for job in list_jobs(tmp_path)] == ["killed"]
+    (path / "result.json").write_text('{"status": "succeeded", "method": "sft"}')
+    assert read_job(path).status == "succeeded"
 
 
 def make_job(root: Path, name: str, result: dict[str, object] | None) -> Path:

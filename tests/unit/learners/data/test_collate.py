@@ -71,3 +71,19 @@ def test_the_conversation_tokenized_whole_ends_with_the_same_answer(encoder: Enc
     example = ask(picture("red"), "what color is the shape?", answer="a very long answer")
     assert encoder.encode_whole(example).answer_ids == encoder.encode(example).answer_ids
     assert encoder.encode_whole(example).prompt_ids == encoder.encode(example).prompt_ids
+
+
+def test_what_the_template_adds_behind_the_end_of_the_turn_carries_no_loss() -> None:
+    """Qwen3-VL's own template ends every turn with a newline; toy's leaves it out."""
+    processor = build_processor(build_tokenizer(WORDS * 20))
+    processor.chat_template = processor.chat_template.replace("'<|im_end|>'", r"'<|im_end|>\n'")
+    encoder = Encoder(processor)
+    short, long = ask("and now?", answer="red"), ask(picture("red"), "be brief", answer="a very long answer")
+    whole = encoder.encode_whole(short)
+    assert processor.tokenizer.decode(whole.answer_ids) == "red<|im_end|>\n"
+    batch = collate([encoder.encode(short), encoder.encode(long)], encoder.pad_id)
+    for row, answer in enumerate(("red", "a very long answer")):
+        labels = batch["labels"][row]
+        assert processor.tokenizer.decode(labels[labels != IGNORED]) == f"{answer}<|im_end|>"
+    ids = batch["input_ids"][0, : encoder.encode(short).num_tokens]
+    assert processor.tokenizer.decode(ids).endswith("red<|im_end|>\n")

@@ -134,12 +134,15 @@ def test_several_assistant_turns_become_an_example_each(folder: Path) -> None:
         ([], "a row is an object, not list"),
         (
             {"question": "a", "answer": "b"},
-            "neither 'messages' nor 'text' and 'answer' among its keys: question, answer",
+            "neither 'messages' nor 'text' and 'answer' among its keys: question, answer; "
+            'rows are {"image", "text", "answer"} or {"messages", "images"}',
         ),
         ({"text": "", "answer": "b"}, "text: "),
         ({"text": "a", "answer": ""}, "answer: "),
         ({"text": "a", "answer": 3}, "answer: "),
         ({"text": "a", "answer": "b", "image": "none.png"}, "no image file at"),
+        ({"text": "a", "answer": "b", "image": base64.b64encode(RED * 20).decode()}, "no image file at"),
+        ({"text": "a", "answer": "b", "image": "\0.png"}, "no image file at"),
         ({"text": "a", "answer": "b", "image": "https://x.org/a.png"}, "images are not fetched"),
         ({"text": "a", "answer": "b", "image": "data:image/png;base64,@@"}, "base64 text is broken"),
         ({"text": "a", "answer": "b", "image": "data:text/plain,x"}, "starts with data:image/png"),

@@ -1,12 +1,13 @@
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engines.errors import BadRequest, Refused
 from learners.data.examples import Picture
@@ -39,6 +40,39 @@ def test_every_bad_row_is_kept_with_its_line_and_the_good_ones_stay(tmp_path: Pa
     assert "not JSON" in data.rejected[0].reason
     assert "cannot be read as PNG" in data.rejected[2].reason
     assert data.num_rows == len(data.examples) + len(data.rejected) == 7
+
+
+def test_rows_that_trip_a_library_are_bad_rows_and_the_rest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "exif.jpg").write_bytes(encoded_with_broken_exif())
+    rows = [
+        GOOD | {"image": "A" * 5000},
+        GOOD | {"image": "exif.jpg"},
+        f'{{"text": {"7" * 5000}, "answer": "red"}}',
+        '{"text": "a", "answer": "b", "image": "\\ud800.png"}',
+        '{"\\ud800": 1}',
+        GOOD,
+    ]
+    data = read_data(write_rows(tmp_path / "rows.jsonl", rows))
+    reasons = {row.line: row.reason for row in data.rejected}
+    assert [example.line for example in data.examples] == [6]
+    assert reasons[1].startswith("no image file at")
+    assert reasons[2].endswith("exif.jpg cannot be read as PNG, JPEG, WEBP")
+    assert reasons[3].startswith("the line cannot be read: ")
+    assert sorted(reasons) == [1, 2, 3, 4, 5]
+    assert check(tmp_path / "rows.jsonl").num_rejected == 5
+
+
+def encoded_with_broken_exif() -> bytes:
+    """A JPEG whose EXIF turns it, and gives its height as text: PIL packs that as a number when it turns it."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131] = 6, "soft"
+    height_as_text = exif.tobytes().replace(b"\x01\x31\x00\x02", b"\x01\x01\x00\x02")
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(buffer, "JPEG", exif=height_as_text)
+    content = buffer.getvalue()
+    with pytest.raises(struct.error), Image.open(io.BytesIO(content)) as image:
+        ImageOps.exif_transpose(image)
+    return content
 
 
 def test_a_line_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:

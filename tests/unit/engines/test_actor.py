@@ -1,0 +1,164 @@
+"""What an actor believes of its engine stays true when an answer is lost: asked of the fake, without Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tiny_adapter import lora_tensors, write_adapter
+
+from engines.actor import EngineActor
+from engines.config import EngineConfig
+from engines.errors import AdapterRefused, Conflict, EngineFault, NotFound, Unavailable
+from engines.fake import FakeEngine
+from engines.fake.faults import Faults
+from engines.lifeline import group_members
+from engines.types import EngineState, VersionName
+
+pytestmark = pytest.mark.timeout(60)
+
+MAX_LORAS = 3
+OWNER = "serving"
+LOST = Faults(replies_lost=True)
+
+
+@pytest_asyncio.fixture
+async def actor(tmp_path: Path) -> AsyncIterator[EngineActor]:
+    config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=MAX_LORAS)
+    actor = EngineActor("small", config, tmp_path / "logs")
+    await actor.start()
+    yield actor
+    await actor.stop()
+
+
+def engine_of(actor: EngineActor) -> FakeEngine:
+    engine = actor._engine
+    assert isinstance(engine, FakeEngine)
+    return engine
+
+
+def version(number: int) -> VersionName:
+    return VersionName("vqa", number)
+
+
+def adapter(tmp_path: Path, number: int) -> Path:
+    return write_adapter(tmp_path / f"adapter-{number}", lora_tensors(seed=number))
+
+
+async def load(actor: EngineActor, tmp_path: Path, number: int, owner: str = OWNER, ttl_s: float = 60) -> None:
+    await actor.load(owner, version(number), adapter(tmp_path, number), ttl_s)
+
+
+async def held(actor: EngineActor) -> list[VersionName]:
+    return [loaded.version for loaded in (await actor.status()).adapters]
+
+
+async def test_a_version_whose_load_was_not_confirmed_can_be_loaded_again(actor: EngineActor, tmp_path: Path) -> None:
+    await engine_of(actor).set_faults(LOST)
+    with pytest.raises(EngineFault):
+        await load(actor, tmp_path, 1)
+    assert await held(actor) == []
+    await engine_of(actor).set_faults(Faults())
+    await load(actor, tmp_path, 1)
+    assert await held(actor) == [version(1)]
+
+
+async def test_unconfirmed_loads_cost_no_slot(actor: EngineActor, tmp_path: Path) -> None:
+    await engine_of(actor).set_faults(LOST)
+    for number in range(1, MAX_LORAS + 2):
+        with pytest.raises(EngineFault):
+            await load(actor, tmp_path, number)
+    await engine_of(actor).set_faults(Faults())
+    for number in range(11, 11 + MAX_LORAS):
+        await load(actor, tmp_path, number)
+    assert await held(actor) == [version(number) for number in range(11, 11 + MAX_LORAS)]
+
+
+async def test_a_refused_load_costs_no_slot(actor: EngineActor, tmp_path: Path) -> None:
+    for number in range(1, MAX_LORAS + 2):
+        with pytest.raises(AdapterRefused):
+            await actor.load(OWNER, version(number), tmp_path / "nowhere", 60)
+    await load(actor, tmp_path, 9)
+    assert await held(actor) == [version(9)]
+
+
+async def test_a_version_whose_drop_was_not_confirmed_is_not_believed_to_be_held(
+    actor: EngineActor, tmp_path: Path
+) -> None:
+    await load(actor, tmp_path, 1)
+    await engine_of(actor).set_faults(LOST)
+    with pytest.raises(EngineFault):
+        await actor.release(OWNER, version(1))
+    with pytest.raises(NotFound):
+        await actor.probe(version(1), ())
+    await engine_of(actor).set_faults(Faults())
+    await load(actor, tmp_path, 1)
+    assert await held(actor) == [version(1)]
+    await actor.probe(version(1), ())
+
+
+async def test_an_eviction_that_was_not_confirmed_stands(actor: EngineActor, tmp_path: Path) -> None:
+    for number in range(1, MAX_LORAS + 1):
+        await load(actor, tmp_path, number, ttl_s=60 if number > 1 else 1e-6)
+    await engine_of(actor).set_faults(LOST)
+    with pytest.raises(EngineFault):
+        await load(actor, tmp_path, 9)
+    await engine_of(actor).set_faults(Faults())
+    await load(actor, tmp_path, 9)
+    assert await held(actor) == [version(2), version(3), version(9)]
+
+
+async def test_a_version_is_not_taken_for_the_same_from_another_path(actor: EngineActor, tmp_path: Path) -> None:
+    await load(actor, tmp_path, 1)
+    with pytest.raises(Conflict, match="adapter-1"):
+        await actor.load("job", version(1), adapter(tmp_path, 2), 60)
+    assert [lease.owner for lease in (await actor.status()).leases] == [OWNER]
+    await load(actor, tmp_path, 1, owner="job")
+    assert {lease.owner for lease in (await actor.status()).leases} == {OWNER, "job"}
+
+
+async def test_renewal_names_all_that_are_missing_and_renews_the_rest(actor: EngineActor, tmp_path: Path) -> None:
+    await load(actor, tmp_path, 2, ttl_s=60)
+    (before,) = (await actor.status()).leases
+    with pytest.raises(NotFound, match=r"vqa@1, vqa@3"):
+        await actor.renew(OWNER, [version(1), version(2), version(3)], ttl_s=1000)
+    (after,) = (await actor.status()).leases
+    assert before.expires_s is not None
+    assert after.expires_s is not None
+    assert after.expires_s > before.expires_s + 900
+
+
+async def test_a_slow_engine_is_unresponsive_not_failed_and_is_left_alive(
+    actor: EngineActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.control.HEALTH_TIMEOUT_S", 0.2)
+    group = engine_of(actor).process.group
+    members = group_members(group)
+    (server,) = set(members) - {group}
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert (await actor.status()).health.state is EngineState.UNRESPONSIVE
+        with pytest.raises(Unavailable, match="runs but does not answer"):
+            await actor.start()
+    finally:
+        os.kill(server, signal.SIGCONT)
+    monkeypatch.undo()
+    assert (await actor.status()).health.is_ready
+    assert group_members(group) == members
+
+
+async def test_an_engine_that_exited_is_started_anew_and_holds_nothing(actor: EngineActor, tmp_path: Path) -> None:
+    await load(actor, tmp_path, 1)
+    before = engine_of(actor)
+    before.process.kill()
+    await before.process.wait_exit()
+    assert (await actor.status()).health.state is EngineState.FAILED
+    await actor.start()
+    assert engine_of(actor) is not before
+    assert await held(actor) == []
+    await load(actor, tmp_path, 1)
+    assert await held(actor) == [version(1)]
