@@ -80,7 +80,9 @@ def connect(config: TandemConfig) -> None:
     """Joins the configured Ray cluster; with an empty address, the daemon of our own, which is started if need be."""
     address = config.ray.address
     if not address:
-        daemon = ray_daemon.find(config.run_root) or ray_daemon.start(config.run_root, config.log_root)
+        daemon = ray_daemon.find(config.run_root) or ray_daemon.start(
+            config.run_root, config.log_root, config.jobs.root
+        )
         os.environ.update(daemon.environment())
         address = daemon.address
     import ray  # reads its token's place from the environment once, when it is imported

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -66,8 +67,12 @@ def find(run_dir: Path) -> RayDaemon | None:
     return daemon if daemon.is_alive() else None
 
 
-def start(run_dir: Path, log_dir: Path) -> RayDaemon:
-    """Starts a head and returns once it accepts connections. Raises `Unavailable` with its log's end."""
+def start(run_dir: Path, log_dir: Path, jobs_root: Path) -> RayDaemon:
+    """Starts a head and returns once it accepts connections. Raises `Unavailable` with its log's end.
+
+    Jobs inherit `TANDEM_JOBS__ROOT`, by which one that `ray job submit` runs in a copy of a directory finds its files,
+    and a PATH on which `python` is this interpreter. `ray.env` beside `ray.json` is for a shell that submits them.
+    """
     import psutil
 
     token_path = _write_token(run_dir)
@@ -89,6 +94,8 @@ def start(run_dir: Path, log_dir: Path) -> RayDaemon:
                 **os.environ,
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
+                "TANDEM_JOBS__ROOT": str(jobs_root),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
                 "PYTHONWARNINGS": "ignore",
             },
         )
@@ -100,6 +107,8 @@ def start(run_dir: Path, log_dir: Path) -> RayDaemon:
         created=psutil.Process(process.pid).create_time(),
     )
     write_atomic(run_dir / "ray.json", json.dumps(asdict(daemon), indent=2).encode())
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in daemon.environment().items())
+    write_atomic(run_dir / "ray.env", exports.encode())
     try:
         for port in (gcs, dashboard):
             _wait_for_port(port, process, log_path)
@@ -114,7 +123,8 @@ def stop(run_dir: Path) -> bool:
     import psutil
 
     daemon = find(run_dir)
-    (run_dir / "ray.json").unlink(missing_ok=True)
+    for name in ("ray.json", "ray.env"):
+        (run_dir / name).unlink(missing_ok=True)
     if daemon is None:
         return False
     head = psutil.Process(daemon.pid)

@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from engines.errors import TandemError
-from gateway.cli.options import gateway_url
 from gateway.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +50,7 @@ class Site:
             raise TandemError(f"{CONFIG_FILE} is not there: the demo runs from a checkout of Tandem")
         os.chdir(ROOT)
         self.config = load_config(CONFIG_FILE)
-        self.url = gateway_url(self.config)
+        self.url = self.config.gateway.url
         self.work = self.config.data / "work"
 
     def wipe(self) -> None:
