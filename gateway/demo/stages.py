@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import TandemError
-from gateway.cli.console import say
 from gateway.client import GatewayClient, Publish
 from gateway.demo.client import ask_all, open_client
 from gateway.demo.corrections import count_stored, send_corrections
@@ -87,9 +86,10 @@ def run_demo(report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport
             report = asyncio.run(_run(progress, *paths, keep=keep))
         except TandemError as error:
             raise TandemError(f"the demo failed at '{progress.failed_stage or 'set-up'}': {error.message}") from error
-    Console(stderr=True, highlight=False).print(render(report), f"\nwritten: {paths[0]}, {paths[1]}")
+    console = Console(stderr=True, highlight=False)
+    console.print(render(report), f"\nwritten: {paths[0]}, {paths[1]}")
     if keep:
-        say(f"left running; end it with: tandem stop -c {CONFIG_FILE}")
+        console.print(f"left running; end it with: tandem stop -c {CONFIG_FILE}", soft_wrap=True)
     if failures := report.failures():
         raise TandemError("the loop did not close: " + "; ".join(failures))
     return report
