@@ -135,7 +135,7 @@ class LearnConfig(Section):
 class TandemConfig(Section):
     """The whole tree."""
 
-    data: Path = Path("data")
+    data: Path = Field(Path("data"), validate_default=True)
     """The data root: registry, logs, and the defaults of `store` and `jobs` lie under it."""
     engines: dict[str, EngineConfig] = Field(default_factory=dict)
     """One base model each; the bare base of `engines.small` is the version `small@0`."""

@@ -152,7 +152,7 @@ def _session_dir(run_dir: Path) -> Path:
 
 
 def _write_token(run_dir: Path) -> Path:
-    path = run_dir / "ray.token"
+    path = run_dir.absolute() / "ray.token"  # jobs read it from other working directories
     if not path.exists():
         run_dir.chmod(0o700)
         write_atomic(path, secrets.token_hex(32).encode())

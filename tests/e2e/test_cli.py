@@ -138,6 +138,26 @@ def test_a_job_that_fails_on_the_cluster_fails_the_command_and_leaves_its_reason
     assert "failed" in shell.ok("jobs", "logs", "bad", "--follow")
 
 
+def test_rays_own_command_line_runs_the_same_job_and_says_what_is_wrong_with_it(shell: Shell) -> None:
+    job = shell.home / "empty" / "job.toml"
+    job.write_text('name = "typo"\nmodle = "base"\ndata = "rows.jsonl"\n')
+    submit = "ray job submit --working-dir empty -- python -m learners sft --config job.toml"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = subprocess.run(
+        ["bash", "-c", f". data/run/ray.env && {submit}"],
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        cwd=shell.home,
+        env={**os.environ, "PATH": path},
+        check=False,
+    )
+    job.unlink()
+    assert run.returncode == 1, run.stderr
+    assert "did you mean model?" in run.stdout + run.stderr
+    assert not (shell.home / "data" / "jobs" / "typo").exists()
+
+
 def test_a_taken_port_is_refused_before_an_engine_starts(shell: Shell) -> None:
     run = shell.tandem("serve", "--set", "data=elsewhere")
     assert run.returncode == 1

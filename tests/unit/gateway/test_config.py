@@ -195,5 +195,10 @@ def test_loopback_hosts_are_taken(host: str) -> None:
     assert GatewayConfig(host=host).host == host
 
 
+def test_every_directory_is_absolute_also_by_default() -> None:
+    config = load_config()
+    assert all(path.is_absolute() for path in (config.data, config.run_root, config.log_root, config.jobs.root))
+
+
 def test_defaults_alone_are_a_configuration() -> None:
     assert TandemConfig().engines == {}
