@@ -29,7 +29,7 @@ class EngineConfig(Section):
     kind: Literal["vllm", "fake"] = "vllm"
     """The back end."""
     replicas: int = Field(1, ge=1, le=1)
-    """How many engines of this kind run. One, until fleets are here."""
+    """How many engines of this kind run: one."""
     tensor_parallel: int = Field(1, ge=1, le=1)
     """Accelerators a replica. One."""
     max_loras: int = Field(4, ge=3, le=64)

@@ -38,7 +38,7 @@ class GatewayConfig(Section):
     """Where the gateway listens, its bounds and its deadlines."""
 
     host: str = "127.0.0.1"
-    """Loopback only, until keys exist."""
+    """A loopback address: there are no keys."""
     port: int = Field(8000, ge=1, le=65535)
     """The port on `host`."""
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
