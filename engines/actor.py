@@ -1,9 +1,10 @@
-"""One Ray actor = one engine and the ledger of its adapter slots.
+"""One Ray actor = one engine, the ledger of its adapter slots, and its own copies of the adapters' files.
 
 The actor is light: it imports no model library, and starts, watches and ends the engine's server process. Tokens never
 pass through it. It is detached, so it outlives the gateway; the engine dies with it (see `lifeline`). Loads and drops
 run one at a time. A version is in the ledger only while the engine surely holds it: one that leaves, or whose load did
-not end well, is a stray until the engine has confirmed its drop, and no load happens while there are strays.
+not end well, is a stray until the engine has confirmed its drop, and no load happens while there are strays. A copy
+goes once its adapter has left the engine.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.adapter import Parcel
+from engines.adapter.copies import AdapterCopies
 from engines.backends import build_engine
 from engines.config import EngineConfig
 from engines.errors import Conflict, NotFound, TandemError, Unavailable
@@ -32,28 +35,36 @@ from engines.types import (
 )
 
 _log = logging.getLogger(__name__)
+_MAX_BASE_PROBES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """What an actor says of its engine: health, load (None unless ready), adapters held, leases."""
+    """What an actor says of its engine: health, load (None unless ready), adapters held, leases, copies.
+
+    `num_slots` is how many adapters fit; `copies_root` is where the replica keeps its own copies of their files.
+    """
 
     health: EngineHealth
     endpoint: Endpoint | None
     stats: EngineStats | None
     adapters: tuple[LoadedAdapter, ...]
     leases: tuple[SlotLease, ...]
+    num_slots: int
+    copies_root: Path
 
 
 class EngineActor:
     """Hosts one engine. Every method is a remote call with the caller's deadline; errors are `TandemError`s."""
 
-    def __init__(self, engine_name: str, config: EngineConfig, log_dir: Path) -> None:
+    def __init__(self, engine_name: str, config: EngineConfig, log_dir: Path, copies_dir: Path) -> None:
         self._engine_name = engine_name
         self._config = config
         self._log_dir = log_dir
         self._engine = build_engine(engine_name, config, log_dir)
-        self._ledger = AdapterLedger(config.max_loras)
+        self._ledger = AdapterLedger(config.max_loras, config.reserved_for_rollout)
+        self._copies = AdapterCopies(copies_dir)
+        self._base_probes: dict[tuple[ProbePrompt, ...], tuple[ProbeScore, ...]] = {}
         self._held: dict[VersionName, AdapterRef] = {}
         self._loaded: dict[VersionName, LoadedAdapter] = {}
         self._strays: dict[VersionName, AdapterRef] = {}
@@ -72,32 +83,44 @@ class EngineActor:
                 raise Unavailable(
                     f"engine {self._engine_name} runs but does not answer; wait, or stop it to have it started anew"
                 )
-            await self._engine.stop()
-            self._forget_all()
-            self._engine = build_engine(self._engine_name, self._config, self._log_dir)
-            return await self._engine.start()
+            return await self._start_anew()
+
+    async def restart(self) -> Endpoint:
+        """Ends the engine, whatever it does, and starts it anew: for one that has hung for too long."""
+        async with self._changing:
+            return await self._start_anew()
 
     async def stop(self) -> None:
         async with self._changing:
             await self._engine.stop()
             self._forget_all()
 
-    async def load(self, owner: str, version: VersionName, path: Path, ttl_s: float) -> LoadedAdapter:
-        """Leases a slot, loads and pins.
+    async def copy(self, parcel: Parcel) -> None:
+        """Keeps the files of a version for `load`. Raises `Conflict` if it is loaded with other files already."""
+        async with self._changing:
+            if parcel.version in self._strays:
+                await self._drop_strays()  # nothing may read what is written over
+            if parcel.version not in self._held:
+                await asyncio.to_thread(self._copies.put, parcel)
+            elif not self._copies.is_same(parcel):
+                raise Conflict(f"{parcel.version} is loaded with other files; a version never changes", param="version")
 
-        Raises `NoSlot` before the engine is asked, `AdapterRefused` if it won't, `Conflict` if the version is held from
-        another path. After any failure the version may be loaded again.
+    async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
+        """Leases a slot, loads and pins what `copy` brought.
+
+        Raises `NoSlot` before the engine is asked, `NotFound` without a copy, `EngineFault` if the copy is damaged,
+        `AdapterRefused` if the engine won't have it. After any failure the version may be loaded again.
         """
         async with self._changing:
-            self._check_path(version, path)
             plan = self._ledger.lease(owner, version, ttl_s, time.monotonic())
             if not plan.must_load:
                 return self._loaded[version]
-            adapter = AdapterRef(version, plan.lease.slot_id, path)
             try:
                 for slot in plan.evict:
                     self._evict(slot)
                 await self._drop_strays()
+                path = await asyncio.to_thread(self._copies.check, version)
+                adapter = AdapterRef(version, plan.lease.slot_id, path)
                 loaded = await self._load(adapter)
             except BaseException:
                 self._ledger.undo(plan)
@@ -107,15 +130,18 @@ class EngineActor:
             return loaded
 
     async def release(self, owner: str, version: VersionName) -> None:
-        """Ends the owner's lease and unloads the adapter, unless somebody else leases it too."""
+        """Ends the owner's lease, unloads the adapter and drops its copy, unless somebody else leases it too."""
         async with self._changing:
-            self._ledger.release(owner, version)
-            if self._ledger.holders(version, time.monotonic()):
-                return
-            slot = self._ledger.begin_eviction(version, time.monotonic())
-            if slot is not None:
-                self._evict(slot)
-            await self._drop_strays()
+            await self._release(owner, (version,))
+
+    async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
+        """Releases all that `owner` leases but `versions`, and drops copies that were never loaded."""
+        async with self._changing:
+            keep = frozenset(versions)
+            await self._release(owner, [version for version in self._ledger.leased_by(owner) if version not in keep])
+            for version in self._copies.versions():
+                if version not in self._held and version not in self._strays:
+                    await asyncio.to_thread(self._copies.drop, version)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
         """Renews all it can, then raises `NotFound` naming those whose slot was taken meanwhile: load them again."""
@@ -131,24 +157,47 @@ class EngineActor:
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         if not version.is_base and version not in self._loaded:
             raise NotFound(f"{version} is not loaded here; stage it first", param="version")
-        return await self._engine.probe(version, prompts)
+        if not version.is_base:
+            return await self._engine.probe(version, prompts)
+        # The base of one engine process never changes, so what it says to the same prompts is asked once.
+        key = tuple(prompts)
+        if key not in self._base_probes:
+            if len(self._base_probes) >= _MAX_BASE_PROBES:
+                self._base_probes.clear()
+            self._base_probes[key] = await self._engine.probe(version, prompts)
+        return self._base_probes[key]
 
     async def status(self) -> ReplicaStatus:
         health = await self._engine.health()
         if not health.is_ready:
-            return ReplicaStatus(health, None, None, (), ())
+            return ReplicaStatus(health, None, None, (), (), self._config.max_loras, self._copies.root)
         return ReplicaStatus(
             health=health,
             endpoint=self._engine.endpoint,
             stats=await self._engine.stats(),
             adapters=await self._engine.list_adapters(),
             leases=self._ledger.leases(time.monotonic()),
+            num_slots=self._config.max_loras,
+            copies_root=self._copies.root,
         )
 
-    def _check_path(self, version: VersionName, path: Path) -> None:
-        held = self._held.get(version)
-        if held is not None and held.path.absolute() != path.absolute():
-            raise Conflict(f"{version} is loaded from {held.path}; a version is never loaded twice", param="path")
+    async def _start_anew(self) -> Endpoint:
+        await self._engine.stop()
+        self._forget_all()
+        self._engine = build_engine(self._engine_name, self._config, self._log_dir)
+        return await self._engine.start()
+
+    async def _release(self, owner: str, versions: Iterable[VersionName]) -> None:
+        for version in versions:
+            self._ledger.release(owner, version)
+            if self._ledger.holders(version, time.monotonic()):
+                continue
+            slot = self._ledger.begin_eviction(version, time.monotonic())
+            if slot is not None:
+                self._evict(slot)
+            elif version not in self._strays:
+                self._copies.drop(version)
+        await self._drop_strays()
 
     async def _load(self, adapter: AdapterRef) -> LoadedAdapter:
         self._strays[adapter.version] = adapter
@@ -170,6 +219,7 @@ class EngineActor:
         for adapter in tuple(self._strays.values()):
             await self._engine.drop_adapter(adapter)
             del self._strays[adapter.version]
+            self._copies.drop(adapter.version)
 
     async def _try_to_drop_strays(self) -> None:
         try:
@@ -184,3 +234,5 @@ class EngineActor:
         self._held.clear()
         self._strays.clear()
         self._loaded.clear()
+        self._base_probes.clear()
+        self._copies.clear()

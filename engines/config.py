@@ -28,14 +28,16 @@ class EngineConfig(Section):
     back end does not look."""
     kind: Literal["vllm", "fake"] = "vllm"
     """The back end."""
-    replicas: int = Field(1, ge=1, le=1)
-    """How many engines of this kind run: one."""
-    tensor_parallel: int = Field(1, ge=1, le=1)
-    """Accelerators a replica. One."""
+    replicas: int = Field(1, ge=1, le=64)
+    """How many engines of this kind run, each in a Ray actor of its own."""
+    tensor_parallel: int = Field(1, ge=1, le=8)
+    """GPUs of one replica, all of one node. On a Ray cluster without GPUs: one, and it means the CPU. A fake
+    replica takes GPUs only where this is above one."""
     max_loras: int = Field(4, ge=3, le=64)
-    """Adapter slots: live, previous, one staging, and what there is to spare."""
-    reserved_for_rollout: int = Field(0, ge=0, le=0)
-    """Slots kept for training jobs. None."""
+    """Adapter slots of a replica: a live and a previous version of each alias, one to stage the next in, those
+    reserved for rollouts, and what there is to spare."""
+    reserved_for_rollout: int = Field(0, ge=0, le=64)
+    """How many of the slots only training jobs may use; they may use no others."""
     max_lora_rank: int = Field(16, ge=1, le=512)
     """The largest rank an adapter may have."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

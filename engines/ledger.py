@@ -10,6 +10,10 @@ Pure: no clock, no engine. The actor does what a plan says, in this order:
     slot:  loading -> loaded <-> evicting -> (gone);  loading -> (gone) by undo
 
 Ids grow and are never reused, since an engine keys what it holds by them.
+
+Slots are of two quotas: `reserved_for_rollout` of them for jobs together, the rest for the owner `SERVING`. Nobody is
+granted more than the quota has, so a lease within it stands until its end, whatever others do. A job may lease a
+version beyond its quota while serving leases it: as a guest, whose lease ends with serving's.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ class SlotState(StrEnum):
     EVICTING = "evicting"
 
 
+SERVING = "serving"
+"""The owner that the gateway leases as. Every other owner is a job."""
+
 _TRANSITIONS = {
     SlotState.LOADING: frozenset({SlotState.LOADED}),
     SlotState.LOADED: frozenset({SlotState.EVICTING}),
@@ -38,12 +45,16 @@ _TRANSITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class SlotLease:
-    """`owner` needs `version` until `expires_s` (on the clock of `now_s`; None: until released)."""
+    """`owner` needs `version` until `expires_s` (on the clock of `now_s`; None: until released).
+
+    A guest's lease takes no slot of its quota, and is live only while serving leases the version.
+    """
 
     version: VersionName
     owner: str
     slot_id: int
     expires_s: float | None
+    is_guest: bool = False
 
     def is_live(self, now_s: float) -> bool:
         return self.expires_s is None or now_s < self.expires_s
@@ -75,13 +86,33 @@ class LeasePlan:
         return self.lease.slot_id
 
 
+class _Quota(StrEnum):
+    SERVING = "for serving"
+    ROLLOUT = "reserved for rollouts"
+
+
+def _quota_of(owner: str) -> _Quota:
+    return _Quota.SERVING if owner == SERVING else _Quota.ROLLOUT
+
+
 @dataclass(slots=True)
 class _Entry:
     slot: AdapterSlot
     leases: dict[str, SlotLease] = field(default_factory=dict)
 
+    def live(self, now_s: float) -> tuple[SlotLease, ...]:
+        is_served = SERVING in self.leases and self.leases[SERVING].is_live(now_s)
+        return tuple(
+            lease for lease in self.leases.values() if lease.is_live(now_s) and (is_served or not lease.is_guest)
+        )
+
     def is_live(self, now_s: float) -> bool:
-        return self.slot.state is SlotState.LOADING or any(lease.is_live(now_s) for lease in self.leases.values())
+        return self.slot.state is SlotState.LOADING or bool(self.live(now_s))
+
+    def takes(self, quota: _Quota, now_s: float) -> bool:
+        """Whether it counts against the quota: what is being loaded does, however short its lease is."""
+        leases = self.leases.values() if self.slot.state is SlotState.LOADING else self.live(now_s)
+        return any(_quota_of(lease.owner) is quota and not lease.is_guest for lease in leases)
 
     def move(self, state: SlotState) -> None:
         if state not in _TRANSITIONS[self.slot.state]:
@@ -90,31 +121,44 @@ class _Entry:
 
 
 class AdapterLedger:
-    """At most `num_slots` versions in the engine at once; a version has one slot, shared by its owners' leases."""
+    """At most `num_slots` versions in the engine at once; a version has one slot, shared by its owners' leases.
 
-    def __init__(self, num_slots: int, first_id: int = 1) -> None:
+    `reserved_for_rollout` of the slots are for jobs, and they have no others.
+    """
+
+    def __init__(self, num_slots: int, reserved_for_rollout: int = 0, first_id: int = 1) -> None:
         if num_slots < 1:
             raise BadRequest(f"an engine needs at least one adapter slot, not {num_slots}", param="max_loras")
+        if not 0 <= reserved_for_rollout <= num_slots:
+            raise BadRequest(
+                f"{reserved_for_rollout} of {num_slots} adapter slots cannot be reserved; lower reserved_for_rollout",
+                param="reserved_for_rollout",
+            )
         self._num_slots = num_slots
+        self._sizes = {_Quota.SERVING: num_slots - reserved_for_rollout, _Quota.ROLLOUT: reserved_for_rollout}
         self._next_id = first_id
         self._entries: dict[VersionName, _Entry] = {}
 
     def successor(self) -> AdapterLedger:
         """An empty ledger for the engine that follows this one; it goes on counting ids."""
-        return AdapterLedger(self._num_slots, self._next_id)
+        return AdapterLedger(self._num_slots, self._sizes[_Quota.ROLLOUT], self._next_id)
 
     def lease(self, owner: str, version: VersionName, ttl_s: float | None, now_s: float) -> LeasePlan:
         """Leases `version`, or prolongs the owner's lease of it; `ttl_s` None: until released.
 
-        Raises `NoSlot` naming the holders, `Conflict` while that very version is being loaded or dropped, `BadRequest`
-        for the bare base, which needs no slot. What raises changes nothing.
+        Raises `NoSlot` if the owner's quota is used up, naming who holds which slot for how long, `Conflict` while that
+        very version is being loaded or dropped, `BadRequest` for the bare base, which needs no slot. What raises
+        changes nothing.
         """
         expires_s = _expiry(ttl_s, now_s)
         if version.is_base:
             raise BadRequest(f"{version} is the bare base and needs no adapter slot", param="version")
         entry = self._entries.get(version)
         if entry is not None:
-            return LeasePlan(_join(entry, owner, expires_s), must_load=False)
+            if entry.slot.state is not SlotState.LOADED:
+                raise Conflict(f"{version} is {entry.slot.state} right now: try again", param="version")
+            return LeasePlan(self._grant(entry, owner, expires_s, now_s), must_load=False)
+        self._check_quota(_quota_of(owner), now_s)
         evict = self._make_room(now_s)
         return LeasePlan(self._open(version, owner, expires_s), must_load=True, evict=evict)
 
@@ -139,9 +183,9 @@ class AdapterLedger:
                 entry.move(SlotState.LOADED)
 
     def begin_eviction(self, version: VersionName, now_s: float) -> AdapterSlot | None:
-        """Takes a version out now: drop it in the engine, then `confirm_evicted`, or `cancel_eviction` if that fails.
+        """Takes a version out now: drop it in the engine, then `confirm_evicted`. None if it has no slot.
 
-        None if it has no slot. Raises `Conflict` while somebody leases it, or while it is on its way in or out.
+        Raises `Conflict` while somebody leases it, or while it is on its way in or out.
         """
         entry = self._entries.get(version)
         if entry is None:
@@ -159,19 +203,19 @@ class AdapterLedger:
         self._evicting(slot)
         del self._entries[slot.version]
 
-    def cancel_eviction(self, slot: AdapterSlot) -> None:
-        """The engine could not drop `slot` and holds it still."""
-        self._evicting(slot).move(SlotState.LOADED)
-
     def renew(self, owner: str, version: VersionName, ttl_s: float | None, now_s: float) -> SlotLease:
-        """Prolongs a lease, an expired one too if nobody needed its slot. Raises `NotFound` otherwise: lease again."""
+        """Prolongs a lease, an expired one too if neither its slot nor its place in the quota was taken.
+
+        Raises `NotFound` otherwise: lease again.
+        """
         expires_s = _expiry(ttl_s, now_s)
         entry = self._entries.get(version)
         if entry is None or owner not in entry.leases or entry.slot.state is SlotState.EVICTING:
-            raise NotFound(
-                f"{owner} holds no lease of {version}, or its slot was taken: lease it again", param="version"
-            )
-        return _grant(entry, owner, expires_s)
+            raise NotFound(_not_leased(owner, version), param="version")
+        try:
+            return self._grant(entry, owner, expires_s, now_s)
+        except NoSlot as error:
+            raise NotFound(_not_leased(owner, version), param="version") from error
 
     def release(self, owner: str, version: VersionName) -> bool:
         """Ends a lease; twice does no harm. True if a loaded version is left without any lease.
@@ -184,15 +228,14 @@ class AdapterLedger:
         entry.leases.pop(owner, None)
         return not entry.leases
 
-    def release_owner(self, owner: str) -> tuple[VersionName, ...]:
-        """Ends every lease of `owner`. Returns the versions that this left without any."""
-        held = [version for version, entry in self._entries.items() if owner in entry.leases]
-        return tuple(version for version in held if self.release(owner, version))
+    def leased_by(self, owner: str) -> tuple[VersionName, ...]:
+        """What `owner` holds a lease of, also an expired one, oldest slot first."""
+        return tuple(version for version, entry in self._entries.items() if owner in entry.leases)
 
     def holders(self, version: VersionName, now_s: float) -> tuple[SlotLease, ...]:
         """The live leases of one version."""
         entry = self._entries.get(version)
-        return () if entry is None else tuple(lease for lease in entry.leases.values() if lease.is_live(now_s))
+        return () if entry is None else entry.live(now_s)
 
     def leases(self, now_s: float) -> tuple[SlotLease, ...]:
         """The live leases of all versions, oldest slot first."""
@@ -206,28 +249,40 @@ class AdapterLedger:
         entry = _Entry(AdapterSlot(version, self._next_id, SlotState.LOADING))
         self._next_id += 1
         self._entries[version] = entry
-        return _grant(entry, owner, expires_s)
+        return _put(entry, owner, expires_s, is_guest=False)
+
+    def _grant(self, entry: _Entry, owner: str, expires_s: float | None, now_s: float) -> SlotLease:
+        quota = _quota_of(owner)
+        is_guest = not entry.takes(quota, now_s) and self._num_free(quota, now_s) < 1
+        if is_guest and not (quota is _Quota.ROLLOUT and entry.takes(_Quota.SERVING, now_s)):
+            raise NoSlot(self._used_up(quota, now_s), param="version")
+        return _put(entry, owner, expires_s, is_guest=is_guest)
+
+    def _num_free(self, quota: _Quota, now_s: float) -> int:
+        return self._sizes[quota] - sum(entry.takes(quota, now_s) for entry in self._entries.values())
+
+    def _check_quota(self, quota: _Quota, now_s: float) -> None:
+        if self._num_free(quota, now_s) < 1:
+            raise NoSlot(self._used_up(quota, now_s), param="version")
 
     def _make_room(self, now_s: float) -> tuple[AdapterSlot, ...]:
         # What is being evicted makes room for the plan that decided so, and that one counts already.
         staying = [entry for entry in self._entries.values() if entry.slot.state is not SlotState.EVICTING]
         if len(staying) < self._num_slots:
             return ()
-        idle = [entry for entry in staying if not entry.is_live(now_s)]
-        if not idle:
-            raise NoSlot(self._all_leased(now_s), param="version")
+        # The quotas add up to all slots and ours is not used up: something is idle.
+        idle = (entry for entry in staying if not entry.is_live(now_s))
         oldest = min(idle, key=lambda entry: entry.slot.slot_id)
         oldest.move(SlotState.EVICTING)
         return (oldest.slot,)
 
-    def _all_leased(self, now_s: float) -> str:
-        held = []
-        for slot in self.slots():
-            owners = ", ".join(lease.owner for lease in self.holders(slot.version, now_s))
-            held.append(f"{slot.version} by {owners or slot.state}")
+    def _used_up(self, quota: _Quota, now_s: float) -> str:
+        if not self._sizes[quota]:
+            return f"no adapter slots are {quota}: give it some by the engine's max_loras and reserved_for_rollout"
+        held = "; ".join(_describe(entry, now_s) for entry in self._entries.values() if entry.is_live(now_s))
         return (
-            f"all {self._num_slots} adapter slots are leased: {'; '.join(held)}. "
-            "Release one, wait for a lease to end, or raise the engine's max_loras"
+            f"all {self._sizes[quota]} adapter slots {quota} are leased: {held}. "
+            f"Release one, wait for a lease to end, or raise the engine's {_KNOBS[quota]}"
         )
 
     def _find(self, slot: AdapterSlot) -> _Entry | None:
@@ -247,14 +302,24 @@ class AdapterLedger:
         return entry
 
 
-def _join(entry: _Entry, owner: str, expires_s: float | None) -> SlotLease:
-    if entry.slot.state is not SlotState.LOADED:
-        raise Conflict(f"{entry.slot.version} is {entry.slot.state} right now: try again", param="version")
-    return _grant(entry, owner, expires_s)
+_KNOBS = {_Quota.SERVING: "max_loras", _Quota.ROLLOUT: "max_loras and reserved_for_rollout"}
 
 
-def _grant(entry: _Entry, owner: str, expires_s: float | None) -> SlotLease:
-    lease = SlotLease(entry.slot.version, owner, entry.slot.slot_id, expires_s)
+def _describe(entry: _Entry, now_s: float) -> str:
+    owners = ", ".join(f"{lease.owner} ({_time_left(lease, now_s)})" for lease in entry.live(now_s))
+    return f"{entry.slot.version} by {owners or entry.slot.state}"
+
+
+def _time_left(lease: SlotLease, now_s: float) -> str:
+    return "until released" if lease.expires_s is None else f"for another {lease.expires_s - now_s:.0f} s"
+
+
+def _not_leased(owner: str, version: VersionName) -> str:
+    return f"{owner} holds no lease of {version}, or its slot was taken: lease it again"
+
+
+def _put(entry: _Entry, owner: str, expires_s: float | None, *, is_guest: bool) -> SlotLease:
+    lease = SlotLease(entry.slot.version, owner, entry.slot.slot_id, expires_s, is_guest)
     entry.leases[owner] = lease
     return lease
 

@@ -3,6 +3,9 @@
 The supervisor holds the writing end of a pipe that is our stdin. When the pipe closes, by whatever death of the
 supervisor, the whole process group is killed. SIGTERM is passed on to the command; when the command ends, what it
 left behind in the group is killed and its exit code (128 + N for signal N) is ours. Standard library only.
+
+A fork of ours watches the same pipe: an actor whose Ray node dies kills its children, us among them, before it ends
+itself, and then nobody else is left to kill the group.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ def supervise(command: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error}\n")
         return NOT_STARTED_EXIT
+    _fork_second_watch()
     while child.poll() is None:
         readable, _, _ = select.select([0, wake_r], [], [])
         if 0 in readable and not os.read(0, 4096):
@@ -67,6 +71,15 @@ def supervise(command: list[str]) -> int:
             child.terminate()
     _kill_the_rest()
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _fork_second_watch() -> None:
+    """Ends with the group: it kills the group when the pipe closes, and `_kill_the_rest` kills it."""
+    if os.fork():
+        return
+    while os.read(0, 4096):
+        continue
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _kill_the_rest() -> None:

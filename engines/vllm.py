@@ -161,6 +161,7 @@ def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
         # Only data: URLs reach an engine; a name that cannot exist keeps it from fetching any other.
         *("--allowed-media-domains", "tandem.invalid"),
         *(() if config.quantization == "auto" else ("--quantization", config.quantization)),
+        *(("--tensor-parallel-size", str(config.tensor_parallel)) if config.tensor_parallel > 1 else ()),
         *(("--enforce-eager",) if build.is_cpu else ()),
     )
 

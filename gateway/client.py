@@ -71,7 +71,7 @@ class Version(Answer):
 
 
 class Publish(Answer):
-    """The answer of promote and rollback. `seconds` is from the call to the flip."""
+    """The answer of promote and rollback. `seconds` is from the call to the flip, which was made on `replicas`."""
 
     alias: str
     version: str
@@ -80,6 +80,40 @@ class Publish(Answer):
     seconds: float
     steps: dict[str, float]
     proof: str
+    replicas: list[str] = Field(default_factory=list)
+
+
+class SlotHolder(Answer):
+    version: str
+    owner: str
+
+
+class Slots(Answer):
+    """Adapter slots of a replica: used, there are (None: unknown), and who leases them."""
+
+    used: int
+    total: int | None
+    holders: list[SlotHolder]
+
+
+class Replica(Answer):
+    """One engine replica now; what its actor alone knows is None while that does not answer."""
+
+    id: str
+    engine: str
+    state: str
+    detail: str
+    in_service: bool
+    versions: list[str]
+    in_flight: int
+    num_running: int | None
+    num_waiting: int | None
+    kv_cache_usage: float | None
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    ejected_for_s: float
+    slots: Slots
+    seen_s_ago: float | None
 
 
 class FeedbackReceipt(Answer):
@@ -117,9 +151,11 @@ _AnswerT = TypeVar("_AnswerT", bound=Answer)
 class GatewayClient:
     """Every call has a deadline and raises the `TandemError` that the gateway's answer stands for."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = _TIMEOUT_S) -> None:
+        """`timeout_s`: of every call but those that publish."""
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False)
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> GatewayClient:
         return self
@@ -142,6 +178,10 @@ class GatewayClient:
     def models(self) -> list[str]:
         """Aliases and loaded versions, as `/v1/models` lists them."""
         return [str(row["id"]) for row in self._call(_Page, "GET", "/v1/models").data]
+
+    def replicas(self) -> list[Replica]:
+        """Every replica, by name."""
+        return [_parse(Replica, row) for row in self._call(_Page, "GET", "/v1/replicas").data]
 
     def aliases(self) -> list[Alias]:
         return [_parse(Alias, row) for row in self._call(_Page, "GET", "/v1/aliases").data]
@@ -180,19 +220,27 @@ class GatewayClient:
         body: dict[str, Any] | None = None,
         *,
         headers: dict[str, str] | None = None,
-        timeout_s: float = _TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> _AnswerT:
+        deadline_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            response = self._http.request(method, path, json=body, headers=headers, timeout=timeout_s)
+            response = self._http.request(method, path, json=body, headers=headers, timeout=deadline_s)
         except httpx.TimeoutException:
-            raise DeadlineExceeded(f"{method} {path} got no answer within {timeout_s:.0f} s from {self.url}") from None
+            raise DeadlineExceeded(f"{method} {path} got no answer within {deadline_s:.0f} s from {self.url}") from None
         except httpx.TransportError as error:
             raise Unavailable(
                 f"no gateway answers at {self.url} ({error}): start one with `tandem serve`, or name it with --url"
             ) from None
         if response.is_error:
             raise error_of(response)
-        return _parse(kind, response.json())
+        return _parse(kind, _document_of(response))
+
+
+def _document_of(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        raise Internal(f"the server at {response.url} answers, but not as Tandem's gateway does") from None
 
 
 def _parse(kind: type[_AnswerT], document: object) -> _AnswerT:

@@ -11,19 +11,24 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from engines.adapter.copies import copies_root
 from engines.errors import Unavailable
+from engines.placement import unplace
+from engines.replica import NAMESPACE, RayReplica, prefix_of
 from gateway import ray_daemon
+from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
 from gateway.media import ImageStore
+from gateway.membership import Membership
 from gateway.metrics import Metrics
-from gateway.monitor import Monitor
+from gateway.monitor import Monitor, Watch
 from gateway.promotion import Publisher
 from gateway.record import Recorder
 from gateway.registry import Registry
-from gateway.replicas import NAMESPACE, RayReplica, prefix_of
 from gateway.route import RouteTable
 from gateway.services import Services
 from gateway.store import open_store
@@ -33,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
-    """Everything the application needs, with every replica ready."""
+    """Everything the application needs, with a replica of each engine in service; the others join while it serves."""
     for directory in (config.run_root, config.log_root, config.registry_root, config.jobs.root):
         directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as cleanup:
@@ -44,16 +49,21 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
             routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, model.engine))
         replicas = await asyncio.to_thread(_open_replicas, config)
         registry = Registry(config.registry_root, store, config.engines)
-        publisher = Publisher(registry, routes, replicas, metrics, config.gateway.drain_timeout_s)
+        membership = Membership(store, routes)
+        publisher = Publisher(registry, routes, membership, metrics, config.gateway.drain_timeout_s)
         await publisher.recover()
         images = ImageStore(config.store.media)
         recorder = Recorder(store, images, metrics, config.gateway)
         cleanup.push_async_callback(recorder.close)
-        monitor = Monitor(replicas, routes, publisher, metrics)
-        await asyncio.gather(*(monitor.admit(replica) for replica in replicas))
+        board = ReplicaBoard()
+        hang_timeout_s = config.gateway.hang_timeout_s
+        monitor = Monitor(
+            tuple(Watch(replica, routes, membership, board, metrics, hang_timeout_s) for replica in replicas)
+        )
         watch = asyncio.create_task(monitor.run())
         cleanup.push_async_callback(_end, watch)
-        yield Services(config, store, images, routes, recorder, publisher, metrics)
+        await monitor.first_service()
+        yield Services(config, store, images, routes, recorder, publisher, metrics, board)
 
 
 def _open_replicas(config: TandemConfig) -> list[RayReplica]:
@@ -133,3 +143,5 @@ async def _stop_actor(name: str) -> None:
     except (TimeoutError, ray.exceptions.RayError) as error:
         _log.warning("%s did not stop by itself (%s); killing it, which ends its engine too", name, error)
     ray.kill(actor)
+    unplace(name)
+    await asyncio.to_thread(shutil.rmtree, copies_root(name), ignore_errors=True)  # one that was killed left its copies

@@ -61,8 +61,14 @@ class GatewayConfig(Section):
     """How long an engine may take to accept a connection."""
     request_timeout_s: float = Field(600.0, gt=0)
     """How long one completion may take in all."""
+    first_token_timeout_s: float = Field(300.0, gt=0)
+    """How long a streamed answer may take to begin, its place in the engine's queue included."""
     gap_timeout_s: float = Field(120.0, gt=0)
     """The longest silence within a streamed answer."""
+    write_timeout_s: float = Field(60.0, gt=0)
+    """How long a client may read nothing of what waits for it before its connection is closed."""
+    hang_timeout_s: float = Field(60.0, gt=0)
+    """How long an engine may run without answering before it is started anew."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """After SIGTERM: how long completions under way may go on."""
     feedback_wait_s: float = Field(10.0, ge=0)
@@ -212,11 +218,12 @@ class TandemConfig(Section):
             if engine.kind != "fake" and not Path(engine.model).is_dir():
                 raise ValueError(f"engines.{name}.model: {explain_missing(engine.model)}")
             num_aliases = sum(model.engine == name for model in self.models.values())
-            num_slots = 2 * num_aliases + 1
+            num_slots = 2 * num_aliases + 1 + engine.reserved_for_rollout
             if engine.max_loras < num_slots:
                 raise ValueError(
                     f"engines.{name}.max_loras: {num_aliases} aliases need {num_slots} slots, a live and a previous "
-                    f"version each and one to stage the next in; it is {engine.max_loras}"
+                    f"version each, one to stage the next in, and {engine.reserved_for_rollout} reserved for "
+                    f"rollouts; it is {engine.max_loras}"
                 )
         return self
 

@@ -54,11 +54,27 @@ class Metrics:
             "tandem_records_dropped", "Completions answered but not recorded", ("reason",), registry=registry
         )
 
+        self.replica_ejected = Counter(
+            "tandem_replica_ejected",
+            "Times that a replica got no requests because it failed",
+            ("replica",),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "tandem_retries",
+            "Requests asked of a second replica, by what the first did",
+            ("reason",),
+            registry=registry,
+        )
+
     def count_request(self, model: str, version: str, status: int) -> None:
         self._requests.labels(self._models(model), self._versions(version), str(status)).inc()
 
     def count_feedback(self, metric: str, status: str) -> None:
         self._feedback.labels(self._metrics(metric), status).inc()
+
+    def count_retry(self, reason: str) -> None:
+        self._retries.labels(reason).inc()
 
     def count_dropped(self, reason: str, num: int = 1) -> None:
         self._dropped.labels(reason).inc(num)

@@ -1,95 +1,205 @@
-"""Keeps the route table true: a replica takes traffic only while its engine is ready and holds every named version.
+"""Keeps replicas in service: looks at each once a second, starts what is down, and tends what serves.
 
 Each replica has a watch of its own, so that one engine's start delays no other's. The watch is driven by what it sees,
-not by what happened: an engine that is ready and not routed is admitted, whatever took it out.
+not by what happened: an engine that is ready and no member joins, whatever took it out.
+
+    ready         -> a member, or it joins
+    unresponsive  -> no traffic; restarted if it stays so for `hang_timeout_s`
+    new, stopped, failed -> no traffic; started, after a pause that doubles with each failure
+    its actor is gone -> no traffic; another actor is made
+    its actor does not answer -> suspended: users are answered on, publishes go without it
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
-from engines.errors import NotFound, TandemError
-from engines.types import EngineState
+from engines.actor import ReplicaStatus
+from engines.errors import EngineDown, TandemError
+from engines.replica import Replica
+from engines.types import Endpoint, EngineHealth, EngineState
+from gateway.board import ReplicaBoard
+from gateway.membership import Membership
 from gateway.metrics import Metrics
-from gateway.promotion import Publisher
-from gateway.replicas import Replica
-from gateway.route import ReplicaRoute, RouteTable
+from gateway.route import RouteTable
 
 _log = logging.getLogger(__name__)
 _PERIOD_S = 1.0
-_RENEW_EVERY = 20
-_MAX_MISSES = 3
+_TEND_EVERY = 20
+_MAX_PAUSE_S = 60.0
 _MAY_START = frozenset({EngineState.NEW, EngineState.STOPPED, EngineState.FAILED})
 
 
-class Monitor:
-    """Looks at every replica once a second; starts what is down, and renews the leases of what is named."""
+@dataclass(slots=True)
+class Patience:
+    """How long to wait before an engine that failed to start is tried again: 1 s, doubled up to a minute."""
 
-    def __init__(self, replicas: Sequence[Replica], routes: RouteTable, publisher: Publisher, metrics: Metrics) -> None:
-        self._replicas = tuple(replicas)
+    num_failures: int = 0
+    not_before_s: float = 0.0
+
+    def failed(self, now_s: float) -> None:
+        self.not_before_s = now_s + min(2.0**self.num_failures, _MAX_PAUSE_S)
+        self.num_failures += 1
+
+    def succeeded(self) -> None:
+        self.num_failures, self.not_before_s = 0, 0.0
+
+
+class Watch:
+    """The watch over one replica."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        routes: RouteTable,
+        membership: Membership,
+        board: ReplicaBoard,
+        metrics: Metrics,
+        hang_timeout_s: float,
+    ) -> None:
+        self.replica = replica
         self._routes = routes
-        self._publisher = publisher
+        self._membership = membership
+        self._board = board
         self._metrics = metrics
-        self._misses: dict[str, int] = {}
-
-    async def admit(self, replica: Replica) -> None:
-        """Starts the engine if need be, loads every version that an alias names, and only then routes to it."""
-        endpoint = await replica.start()
-        await self._publisher.restage(replica)
-        self._routes.set_replica(ReplicaRoute(replica.name, replica.engine, endpoint, ready=True))
-        _log.info("replica %s is ready", replica.name)
+        self._hang_timeout_s = hang_timeout_s
+        self._patience = Patience()
+        self._hanging_since_s: float | None = None
+        self._num_looks = 0
+        self.tried = asyncio.Event()
+        """Set once the replica is in service, or its first start has failed: see `trouble`."""
+        self.trouble: Exception | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as watches:
-            for replica in self._replicas:
-                watches.create_task(self._watch(replica))
-
-    async def _watch(self, replica: Replica) -> None:
-        tick = 0
         while True:
-            await asyncio.sleep(_PERIOD_S)
-            tick += 1
             try:
-                await self.look(replica, renew=tick % _RENEW_EVERY == 0)
+                await self.look(asyncio.get_running_loop().time())
             except Exception as error:  # one replica's trouble, of whatever kind, never ends the watch
-                await self._miss(replica, error)
+                await self._miss(error)
+            await asyncio.sleep(_PERIOD_S)
 
-    async def look(self, replica: Replica, *, renew: bool = False) -> None:
-        """One look: renew, admit or withdraw. Raises what the replica raises."""
-        status = await replica.status()
-        self._misses[replica.name] = 0
+    async def look(self, now_s: float) -> None:
+        """One look. Raises what the replica raises."""
+        status = await self.replica.status()
+        self._board.saw(self.replica.name, self.replica.engine, status)
+        state = status.health.state
         if status.stats is not None:
-            self._metrics.queue_depth.labels(replica.name).set(status.stats.num_waiting)
-        if not status.health.is_ready:
-            self._withdraw(replica, f"{status.health.state}: {status.health.detail}")
-        if status.health.state in _MAY_START or (status.health.is_ready and not self._is_routed(replica)):
-            await self.admit(replica)
-        elif status.health.is_ready and renew:
-            await self._renew(replica)
+            self._metrics.queue_depth.labels(self.replica.name).set(status.stats.num_waiting)
+        self._hanging_since_s = (self._hanging_since_s or now_s) if state is EngineState.UNRESPONSIVE else None
+        if status.health.is_ready:
+            await self._serve(status)
+            return
+        self._leave(f"{state}: {status.health.detail}")
+        if state in _MAY_START and now_s >= self._patience.not_before_s:
+            await self._bring_up(status, self.replica.start, now_s)
+        elif self._hanging_since_s is not None and now_s - self._hanging_since_s >= self._hang_timeout_s:
+            _log.warning("replica %s has hung for %.0f s: restarting it", self.replica.name, self._hang_timeout_s)
+            await self._bring_up(status, self.replica.restart, now_s)
 
-    async def _miss(self, replica: Replica, error: Exception) -> None:
-        """A call that failed says little of the engine, which answers users by itself; several in a row do."""
-        misses = self._misses[replica.name] = self._misses.get(replica.name, 0) + 1
-        said = error.detail if isinstance(error, TandemError) else ""
-        _log.warning("replica %s: %s\n%s", replica.name, error, said, exc_info=not isinstance(error, TandemError))
-        if misses >= _MAX_MISSES:
-            self._withdraw(replica, f"{misses} looks at it failed")
-            await replica.revive()
+    async def _serve(self, status: ReplicaStatus) -> None:
+        self._num_looks += 1
+        if status.endpoint is not None and not self._is_served_at(status.endpoint):
+            await self._join(status.endpoint)
+        elif self._num_looks % _TEND_EVERY == 0:
+            await self._membership.tend(self.replica)
 
-    async def _renew(self, replica: Replica) -> None:
+    def _is_served_at(self, endpoint: Endpoint) -> bool:
+        """An engine that was started anew answers elsewhere, and holds nothing yet."""
+        route = self._routes.snapshot.replicas.get(self.replica.name)
+        is_routed = route is not None and route.ready and route.endpoint == endpoint
+        return is_routed and self._membership.is_member(self.replica)
+
+    async def _bring_up(self, status: ReplicaStatus, start: Callable[[], Awaitable[Endpoint]], now_s: float) -> None:
+        starting = replace(status, health=EngineHealth(EngineState.STARTING))
+        self._board.saw(self.replica.name, self.replica.engine, starting)
         try:
-            await replica.renew(self._publisher.adapters_of(replica.engine))
-        except NotFound:
-            await self._publisher.restage(replica)
+            endpoint = await start()
+        except TandemError as error:
+            self._patience.failed(now_s)
+            self._note_trouble(error)
+            raise
+        self._patience.succeeded()
+        self._hanging_since_s = None
+        await self._join(endpoint)
 
-    def _is_routed(self, replica: Replica) -> bool:
-        route = self._routes.snapshot.replicas.get(replica.name)
-        return route is not None and route.ready
+    async def _join(self, endpoint: Endpoint) -> None:
+        try:
+            await self._membership.join(self.replica, endpoint)
+        except TandemError as error:
+            self._note_trouble(error)
+            raise
+        self.trouble = None
+        self.tried.set()
 
-    def _withdraw(self, replica: Replica, why: str) -> None:
-        if self._is_routed(replica):
-            _log.warning("replica %s takes no traffic: %s", replica.name, why)
-        self._routes.withdraw(replica.name)
+    async def _miss(self, error: Exception) -> None:
+        """A call that failed says little of the engine, which answers users by itself; without an actor it is dead."""
+        why = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
+        _log.warning(
+            *("replica %s: %s\n%s", self.replica.name, why, getattr(error, "detail", "")),
+            exc_info=not isinstance(error, TandemError),
+        )
+        self._board.missed(self.replica.name, self.replica.engine, why)
+        if isinstance(error, EngineDown):
+            self._leave(why)
+            await self._revive()
+        elif self._membership.suspend(self.replica):
+            _log.warning("replica %s is suspended: it answers users, and no publish waits for it", self.replica.name)
+
+    async def _revive(self) -> None:
+        try:
+            await self.replica.revive()
+        except Exception as error:  # Ray may be gone with the actor: the next look tries again
+            _log.warning("replica %s: no new actor could be made: %s", self.replica.name, error)
+            self._note_trouble(error)
+
+    def _leave(self, why: str) -> None:
+        if self._membership.leave(self.replica):
+            _log.warning("replica %s takes no traffic: %s", self.replica.name, why)
+
+    def _note_trouble(self, error: Exception) -> None:
+        self.trouble = error
+        self.tried.set()
+
+
+class Monitor:
+    """The watches over all replicas."""
+
+    def __init__(self, watches: tuple[Watch, ...]) -> None:
+        self._watches = watches
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for watch in self._watches:
+                tasks.create_task(watch.run())
+
+    async def first_service(self) -> None:
+        """Waits until each engine has a replica in service; raises the trouble of one whose replicas all failed."""
+        by_engine: dict[str, list[Watch]] = {}
+        for watch in self._watches:
+            by_engine.setdefault(watch.replica.engine, []).append(watch)
+        await asyncio.gather(*(_first_of(watches) for watches in by_engine.values()))
+
+
+async def _first_of(watches: list[Watch]) -> None:
+    waiting = {asyncio.create_task(_tried(watch)) for watch in watches}
+    trouble: Exception | None = None
+    try:
+        for finished in asyncio.as_completed(tuple(waiting)):
+            trouble = await finished
+            if trouble is None:
+                return
+    finally:
+        for task in waiting:
+            task.cancel()
+    if trouble is not None:
+        raise trouble
+
+
+async def _tried(watch: Watch) -> Exception | None:
+    await watch.tried.wait()
+    return watch.trouble

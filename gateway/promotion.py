@@ -1,53 +1,34 @@
-"""Publishing: verify -> stage -> probe -> flip -> drain -> retire.
+"""Publishing: verify -> copy -> stage -> probe -> flip -> drain -> retire.
 
 Until the flip nothing that a client can see has changed, and a failure undoes what was staged; the flip is one database
 transaction with a generation number; after it the old version drains and is unloaded. One publish at a time: a second
-caller gets `Conflict`.
+caller gets `Conflict`. It is made on the replicas in service; one that is not loads what is named before it joins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from engines.adapter import VerifiedAdapter
-from engines.errors import Conflict, DeadlineExceeded, Refused
+from engines.adapter import VerifiedAdapter, pack
+from engines.errors import Conflict, DeadlineExceeded, Refused, Unavailable
+from engines.fleet import Fleet
 from engines.types import VersionName
+from gateway.membership import Membership
 from gateway.metrics import Metrics
 from gateway.proof import check_agreement, check_delivery
 from gateway.registry import Registry
-from gateway.replicas import Replica
 from gateway.route import RouteTable
+from gateway.steps import StepClock
 from gateway.store import StateChange
-from gateway.types import AliasRow, PublishReport, StepTime, VersionRow, VersionState, check_transition
+from gateway.types import AliasRow, PublishReport, VersionRow, VersionState, check_transition
 
 _log = logging.getLogger(__name__)
 _ON_ITS_WAY = frozenset({VersionState.STAGED, VersionState.PROBED})
-
-
-class StepClock:
-    """Times the steps of one publish, for its answer and for `tandem_publish_seconds`."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._start_s = time.perf_counter()
-        self.steps: list[StepTime] = []
-
-    @asynccontextmanager
-    async def step(self, name: str) -> AsyncIterator[None]:
-        start_s = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start_s
-        self.steps.append(StepTime(name, round(seconds, 4)))
-        self._metrics.publish_seconds.labels(name).observe(seconds)
-
-    def elapsed_s(self) -> float:
-        return round(time.perf_counter() - self._start_s, 4)
 
 
 class Publisher:
@@ -57,14 +38,14 @@ class Publisher:
         self,
         registry: Registry,
         routes: RouteTable,
-        replicas: Sequence[Replica],
+        membership: Membership,
         metrics: Metrics,
         drain_timeout_s: float,
     ) -> None:
         self._registry = registry
         self._store = registry.store
         self._routes = routes
-        self._replicas = tuple(replicas)
+        self._membership = membership
         self._metrics = metrics
         self._drain_timeout_s = drain_timeout_s
         self._publishing = asyncio.Lock()
@@ -74,18 +55,20 @@ class Publisher:
         return await asyncio.to_thread(self._registry.register, alias, path)
 
     async def promote(self, alias: str, version: VersionName) -> PublishReport:
-        """Makes `alias` name `version` on every replica, or changes nothing."""
+        """Makes `alias` name `version` on every replica in service, or changes nothing."""
         async with self._only_publisher():
             clock = StepClock(self._metrics)
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             _check_target(row, version)
-            try:
-                proof = "the bare base" if version.is_base else await self._deliver(version, clock)
-                report = await self._flip(row, version, row.live, VersionState.STANDBY, proof, clock)
-            except BaseException as error:
-                await asyncio.shield(self._undo(version, error))
-                raise
-            return await self._finish(report, row.previous, clock)
+            async with self._membership.changing:
+                fleet = self._membership.fleet(row.engine)
+                try:
+                    proof = "the bare base" if version.is_base else await self._deliver(version, fleet, clock)
+                    report = await self._flip(row, version, row.live, VersionState.STANDBY, proof, clock)
+                except BaseException as error:
+                    await asyncio.shield(self._undo(version, fleet, error))
+                    raise
+            return await self._finish(replace(report, replicas=fleet.names), row, row.previous, clock)
 
     async def rollback(self, alias: str) -> PublishReport:
         """One flip back to what the alias named before; the version left behind is drained and unloaded."""
@@ -94,16 +77,14 @@ class Publisher:
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             if row.previous is None:
                 raise Conflict(f"'{alias}' has nothing to roll back to: it names {row.live}", param="alias")
-            report = await self._flip(row, row.previous, None, VersionState.ROLLED_BACK, "kept loaded", clock)
-            return await self._finish(report, row.live, clock)
-
-    async def restage(self, replica: Replica) -> None:
-        """Loads every version that an alias names: what a replica does before it receives traffic."""
-        for row in await asyncio.to_thread(self._store.aliases.all):
-            for name in (row.live, row.previous):
-                if row.engine == replica.engine and name is not None and not name.is_base:
-                    version = await asyncio.to_thread(self._store.versions.get, name)
-                    await replica.stage(name, version.path)
+            async with self._membership.changing:
+                fleet = self._membership.fleet(row.engine)
+                try:
+                    report = await self._flip(row, row.previous, None, VersionState.ROLLED_BACK, "kept loaded", clock)
+                except BaseException:
+                    await asyncio.shield(self._read_aliases())
+                    raise
+            return await self._finish(replace(report, replicas=fleet.names), row, row.live, clock)
 
     async def recover(self) -> None:
         """What a publisher that died left behind: a version on its way that nothing names may be tried again."""
@@ -112,61 +93,59 @@ class Publisher:
             if row.state in _ON_ITS_WAY and row.name not in named:
                 await self._set_state(row.name, VersionState.VERIFIED, "the publish was interrupted")
 
-    def adapters_of(self, engine: str) -> tuple[VersionName, ...]:
-        """The adapters that aliases over `engine` name."""
-        rows = self._routes.snapshot.aliases.values()
-        names = {name for row in rows if row.engine == engine for name in (row.live, row.previous) if name is not None}
-        return tuple(sorted(name for name in names if not name.is_base))
-
-    async def _deliver(self, name: VersionName, clock: StepClock) -> str:
+    async def _deliver(self, name: VersionName, fleet: Fleet, clock: StepClock) -> str:
         async with clock.step("verify"):
             row = await asyncio.to_thread(self._store.versions.get, name)
             if row.state is not VersionState.STANDBY:
                 check_transition(name, row.state, VersionState.STAGED)
             verified = await asyncio.to_thread(self._registry.reverify, row)
-        replicas = [r for r in self._replicas if r.engine == row.engine]
+        async with clock.step("copy"):
+            await fleet.copy(await asyncio.to_thread(pack, name, row.path))
         async with clock.step("stage"):
-            delivery = await self._stage(row, verified, replicas)
+            delivery = await self._stage(row, verified, fleet)
         async with clock.step("probe"):
-            return await self._probe(row, verified, replicas, delivery)
+            return await self._probe(row, verified, fleet, delivery)
 
-    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, replicas: Sequence[Replica]) -> str:
-        loaded = await asyncio.gather(*(r.stage(row.name, row.path) for r in replicas))
+    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet) -> str:
+        loaded = await fleet.load(row.name)
         profile = self._registry.base_of(row.engine).profile
         proofs = [check_delivery(one, row.weights_sha256, verified.modules, profile) for one in loaded]
         await self._advance(row, VersionState.STAGED)
+        for name in fleet.names:
+            self._routes.add_version(name, row.name)
         return proofs[0]
 
-    async def _probe(
-        self, row: VersionRow, verified: VerifiedAdapter, replicas: Sequence[Replica], delivery: str
-    ) -> str:
+    async def _probe(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet, delivery: str) -> str:
         records = verified.manifest.probe if verified.manifest else ()
         prompts = [record.prompt() for record in records]
-        base = VersionName(row.engine, 0)
         proof = delivery
-        for replica in replicas if prompts else ():
-            plain, tuned = await asyncio.gather(replica.probe(base, prompts), replica.probe(row.name, prompts))
-            agreement = check_agreement(records, plain, tuned)
-            if agreement.is_measurable:
+        if prompts:
+            base = VersionName(row.engine, 0)
+            plain, tuned = await asyncio.gather(fleet.probe(base, prompts), fleet.probe(row.name, prompts))
+            proofs = [check_agreement(records, *scores) for scores in zip(plain, tuned, strict=True)]
+            worst = max(proofs, key=lambda one: one.error)
+            if worst.is_measurable:
                 proof = (
-                    f"differences of log-probabilities (effect {agreement.effect:.3f}, error {agreement.error:.4f}), "
-                    f"{delivery}"
+                    f"differences of log-probabilities (effect {worst.effect:.3f}, error {worst.error:.4f}), {delivery}"
                 )
         await self._advance(row, VersionState.PROBED)
         return proof
 
-    async def _undo(self, name: VersionName, error: BaseException) -> None:
+    async def _undo(self, name: VersionName, fleet: Fleet, error: BaseException) -> None:
         """Reconciles with what the database says: an alias that names the version keeps it, else nothing is left."""
-        for alias in await asyncio.to_thread(self._store.aliases.all):
-            self._routes.set_alias(alias)
+        await self._read_aliases()
         if name.is_base or name in self._routes.named_versions():
             return
-        await self._unload(name)
+        await self._release(name, fleet)
         row = await asyncio.to_thread(self._store.versions.get, name)
         if isinstance(error, Refused):
             await self._set_state(name, VersionState.REJECTED, error.message)
         elif row.state in _ON_ITS_WAY:
             await self._set_state(name, VersionState.VERIFIED, str(error))
+
+    async def _read_aliases(self) -> None:
+        for alias in await asyncio.to_thread(self._store.aliases.all):
+            self._routes.set_alias(alias)
 
     async def _flip(
         self,
@@ -186,24 +165,26 @@ class Publisher:
             self._routes.set_alias(new)
         return PublishReport(new.name, to, previous, new.generation, clock.elapsed_s(), tuple(clock.steps), proof)
 
-    async def _finish(self, report: PublishReport, left: VersionName | None, clock: StepClock) -> PublishReport:
+    async def _finish(
+        self, report: PublishReport, row: AliasRow, left: VersionName | None, clock: StepClock
+    ) -> PublishReport:
         """Drains and unloads the version that nothing names any more."""
         if left is not None and left not in self._routes.named_versions() and not left.is_base:
             try:
                 async with clock.step("drain"):
                     await self._routes.drained(left, self._drain_timeout_s)
                 async with clock.step("retire"):
-                    await self._unload(left)
-            except DeadlineExceeded as error:  # the flip stands, and what is in use stays loaded until its lease ends
-                _log.warning("%s", error.message)
+                    await self._release(left, self._membership.fleet(row.engine))
+            except (DeadlineExceeded, Unavailable) as error:  # the flip stands; `Membership.tend` drops what is left
+                _log.warning("%s is not unloaded yet: %s", left, error.message)
         return replace(report, steps=tuple(clock.steps))
 
-    async def _unload(self, name: VersionName) -> None:
-        """On every replica that can; one that can't frees the slot when the lease, which nobody renews, has ended."""
-        results = await asyncio.gather(*(r.unload(name) for r in self._replicas), return_exceptions=True)
-        for replica, result in zip(self._replicas, results, strict=True):
-            if isinstance(result, BaseException):
-                _log.warning("%s is still loaded on %s: %s", name, replica.name, result)
+    async def _release(self, name: VersionName, fleet: Fleet) -> None:
+        """On every replica that can; on one that can't, `Membership` drops it when the replica is back."""
+        for replica_name in fleet.names:
+            self._routes.remove_version(replica_name, name)
+        for miss in await fleet.release(name):
+            _log.warning("%s is still loaded on %s: %s", name, miss.replica, miss.error)
 
     async def _advance(self, row: VersionRow, state: VersionState) -> None:
         """A standby is staged and probed already, and stays what it is until the flip."""

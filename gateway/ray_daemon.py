@@ -21,9 +21,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines.adapter.files import write_atomic
 from engines.errors import Unavailable
+
+if TYPE_CHECKING:
+    import psutil
+
+DRIVER_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(10 * 365 * 86400)}
+"""For a process that is to outlive Ray's head, before it imports Ray: by default Ray ends it after a minute without.
+A head that starts must not inherit it: its own processes end by that time limit."""
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
@@ -60,11 +68,13 @@ class RayDaemon:
 
 def find(run_dir: Path) -> RayDaemon | None:
     """The head that an earlier process of ours started, if it lives."""
+    daemon = _read(run_dir)
+    return daemon if daemon is not None and daemon.is_alive() else None
+
+
+def _read(run_dir: Path) -> RayDaemon | None:
     path = run_dir / "ray.json"
-    if not path.exists():
-        return None
-    daemon = RayDaemon(**json.loads(path.read_text()))
-    return daemon if daemon.is_alive() else None
+    return RayDaemon(**json.loads(path.read_text())) if path.exists() else None
 
 
 def start(run_dir: Path, log_dir: Path, jobs_root: Path) -> RayDaemon:
@@ -75,6 +85,7 @@ def start(run_dir: Path, log_dir: Path, jobs_root: Path) -> RayDaemon:
     """
     import psutil
 
+    stop(run_dir)  # what a head that died left behind
     token_path = _write_token(run_dir)
     gcs, dashboard, agent, client = _free_ports(4)
     log_path = log_dir / "ray.log"
@@ -119,23 +130,44 @@ def start(run_dir: Path, log_dir: Path, jobs_root: Path) -> RayDaemon:
 
 
 def stop(run_dir: Path) -> bool:
-    """Ends the head and everything below it; False if there was none. Engines are stopped before, by their actors."""
+    """Ends the head and everything below it, and what a head that died left behind; False if there was nothing.
+
+    Engines are stopped before, by their actors.
+    """
     import psutil
 
-    daemon = find(run_dir)
+    daemon = _read(run_dir)
     for name in ("ray.json", "ray.env"):
         (run_dir / name).unlink(missing_ok=True)
-    if daemon is None:
-        return False
-    head = psutil.Process(daemon.pid)
-    family = [*head.children(recursive=True), head]
+    family = [] if daemon is None else _family(daemon)
     for process in family:
         _signal(process.terminate)
     _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
     for process in alive:
         _signal(process.kill)
     psutil.wait_procs(alive, timeout=_STOP_TIMEOUT_S)
-    return True
+    return bool(family)
+
+
+def _family(daemon: RayDaemon) -> list[psutil.Process]:
+    """What descends from the head, or is in its session: Ray's agents outlive a head that was killed."""
+    import psutil
+
+    is_alive = daemon.is_alive()
+    if not is_alive and psutil.pid_exists(daemon.pid):
+        return []  # the number is another's by now, so nothing was left of the session
+    family = {process for process in psutil.process_iter() if _session_of(process.pid) == daemon.pid}
+    if is_alive:
+        head = psutil.Process(daemon.pid)
+        family |= {head, *head.children(recursive=True)}
+    return list(family)
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _signal(send: Callable[[], None]) -> None:

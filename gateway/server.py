@@ -17,6 +17,8 @@ import uvloop
 
 from gateway.app import build_app
 from gateway.config import TandemConfig
+from gateway.connection import bounded_connection
+from gateway.drain import Drain
 from gateway.logs import configure_logging
 from gateway.services import Services
 
@@ -55,6 +57,7 @@ async def run(services: Services) -> None:
             build_app(services),
             host=gateway.host,
             port=gateway.port,
+            http=bounded_connection(gateway.write_timeout_s),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -76,13 +79,18 @@ async def _drain_on_signal(server: uvicorn.Server, services: Services) -> None:
     for number in _SIGNALS:
         loop.add_signal_handler(number, lambda: (second if first.is_set() else first).set())
     await first.wait()
-    services.drain.begin()
+    drain = services.drain
+    drain.begin()
     timeout_s = services.config.gateway.drain_timeout_s
-    _log.info("shutting down: %d completions under way, up to %g s", services.drain.num_in_flight, timeout_s)
-    waits = {asyncio.create_task(services.drain.wait_idle(timeout_s)), asyncio.create_task(second.wait())}
+    _log.info("shutting down: %s under way, up to %g s", _describe(drain), timeout_s)
+    waits = {asyncio.create_task(drain.wait_idle(timeout_s)), asyncio.create_task(second.wait())}
     _, unfinished = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in unfinished:
         wait.cancel()
-    if services.drain.num_in_flight:
-        _log.warning("%d completions are cut off", services.drain.num_in_flight)
+    if not drain.is_idle:
+        _log.warning("%s are cut off", _describe(drain))
     server.should_exit = True
+
+
+def _describe(drain: Drain) -> str:
+    return f"{drain.num_in_flight} completions and {drain.num_publishes} publishes"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engines.types import VersionName
+from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
 from gateway.drain import Drain
 from gateway.media import ImageStore
@@ -36,4 +37,5 @@ class Services:
     recorder: Recorder
     publisher: Publisher
     metrics: Metrics
+    board: ReplicaBoard
     drain: Drain = field(default_factory=Drain)

@@ -89,7 +89,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class PublishReport:
-    """The answer of promote and rollback. `seconds` is from the call to the flip."""
+    """The answer of promote and rollback: `seconds` from the call to the flip, which was made on `replicas`."""
 
     alias: str
     version: VersionName
@@ -98,6 +98,7 @@ class PublishReport:
     seconds: float
     steps: tuple[StepTime, ...]
     proof: str
+    replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

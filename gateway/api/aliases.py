@@ -39,13 +39,15 @@ async def promote(alias: str, body: Promotion, services: Access) -> dict[str, An
     """Stages, probes, flips, drains; answers with each step's time. An error leaves the alias as it was."""
     if body.canary_percent is not None:
         raise UnsupportedField("canary_percent: there are no canaries; leave it out.", param="canary_percent")
-    return _report(await services.publisher.promote(alias, VersionName.parse(body.version)))
+    with services.drain.publishing():
+        return _report(await services.publisher.promote(alias, VersionName.parse(body.version)))
 
 
 @router.post("/{alias}/rollback")
 async def rollback(alias: str, services: Access) -> dict[str, Any]:
     """Names the previous version again."""
-    return _report(await services.publisher.rollback(alias))
+    with services.drain.publishing():
+        return _report(await services.publisher.rollback(alias))
 
 
 def _document(row: AliasRow) -> dict[str, Any]:
@@ -68,4 +70,5 @@ def _report(report: PublishReport) -> dict[str, Any]:
         "seconds": report.seconds,
         "steps": {step.step: step.seconds for step in report.steps},
         "proof": report.proof,
+        "replicas": list(report.replicas),
     }

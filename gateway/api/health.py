@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -25,22 +23,24 @@ async def check_health() -> dict[str, str]:
 async def check_ready(services: Access) -> JSONResponse:
     """503 while no replica is ready, and from the moment that the gateway shuts down."""
     if services.drain.is_draining:
-        error = Unavailable("This gateway is shutting down.")
+        error, status = Unavailable("This gateway is shutting down."), "shutting down"
     elif not services.routes.is_ready():
-        error = Unavailable("No replica is ready yet.")
+        error, status = Unavailable("No replica is ready yet."), "not ready"
     else:
         return JSONResponse({"status": "ready", "replicas": _replicas(services)})
-    return JSONResponse(body_of(error) | {"replicas": _replicas(services)}, error.status, headers_of(error))
+    body = body_of(error) | {"status": status, "replicas": _replicas(services)}
+    return JSONResponse(body, error.status, headers_of(error))
 
 
 @router.get("/metrics")
 async def read_metrics(services: Access) -> Response:
     for row in services.routes.snapshot.aliases.values():
         services.metrics.alias_generation.labels(row.name).set(row.generation)
-    for replica in services.routes.snapshot.replicas.values():
-        services.metrics.replica_up.labels(replica.name).set(replica.ready)
+    for name, in_service in _replicas(services).items():
+        services.metrics.replica_up.labels(name).set(in_service)
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _replicas(services: Services) -> dict[str, Any]:
-    return {replica.name: replica.ready for replica in services.routes.snapshot.replicas.values()}
+def _replicas(services: Services) -> dict[str, bool]:
+    """Every replica that is known, and whether it is in service."""
+    return {view.name: view.in_service for view in services.board.views(services.routes)}

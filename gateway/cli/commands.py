@@ -7,7 +7,7 @@ import sys
 import typer
 
 from engines.errors import TandemError
-from gateway.cli import chat, config, data, demo, feedback, jobs, serve, status, train, versions
+from gateway.cli import chat, config, data, demo, doctor, feedback, jobs, serve, status, train, versions
 from gateway.cli.console import exit_code_of, say
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("status")(status.status)
 app.command("chat")(chat.chat)
 app.command("feedback")(feedback.feedback)

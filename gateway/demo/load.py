@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
 _VERSION_HEADER = "x-tandem-version"
+_REPLICA_HEADER = "x-tandem-replica"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Reply:
     ended_s: float
     version: str = ""
     header_version: str = ""
+    replica: str = ""
     text: str = ""
     ttft_s: float | None = None
     error: str = ""
@@ -118,6 +121,7 @@ class BackgroundLoad:
             ended_s=time.monotonic(),
             version=completion.model,
             header_version=raw.headers.get(_VERSION_HEADER, ""),
+            replica=raw.headers.get(_REPLICA_HEADER, ""),
             text=completion.choices[0].message.content or "",
         )
 
@@ -146,6 +150,7 @@ class BackgroundLoad:
             ended_s=time.monotonic(),
             version="|".join(sorted(versions)),
             header_version=raw.headers.get(_VERSION_HEADER, ""),
+            replica=raw.headers.get(_REPLICA_HEADER, ""),
             text=text,
             ttft_s=ttft_s,
             error="" if is_whole else "the stream ended before the answer did",
@@ -159,6 +164,11 @@ def is_wrong_version(reply: Reply, answers: Mapping[str, Sequence[str]]) -> bool
     own = answers[reply.version][reply.question]
     others = {texts[reply.question] for version, texts in answers.items() if version != reply.version}
     return reply.text != own and reply.text in others
+
+
+def count_by_replica(replies: Iterable[Reply]) -> dict[str, int]:
+    """Replies that each replica gave, by its name; those that failed count for nobody."""
+    return dict(sorted(Counter(reply.replica for reply in replies if not reply.error).items()))
 
 
 def count_in_flight(replies: Sequence[Reply], moment_s: float) -> int:

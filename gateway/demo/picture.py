@@ -1,4 +1,5 @@
-"""`demo.png`: accuracy of each version over time, and what the background load felt, with swap and rollback marked."""
+"""`demo.png`: each version's accuracy over time, what the background load felt, and which replica answered it as which
+version, with swap and rollback marked."""
 
 from __future__ import annotations
 
@@ -46,16 +47,17 @@ def draw(timeline: Timeline, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"font.size": 10, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK}):
-        figure, (top, bottom) = plt.subplots(
-            2, 1, figsize=(13, 8), sharex=True, height_ratios=(1.0, 1.1), layout="constrained"
+        figure, (top, middle, bottom) = plt.subplots(
+            3, 1, figsize=(13, 8.6), sharex=True, height_ratios=(1.0, 1.1, 0.22), layout="constrained"
         )
         colours = _colours(timeline)
-        for axes in (top, bottom):
+        for axes in (top, middle, bottom):
             _draw_stages(axes, timeline, with_labels=axes is top)
             _draw_moments(axes, timeline, with_labels=axes is top)
             axes.spines[["top", "right"]].set_visible(False)
         _draw_accuracy(top, timeline, colours)
-        _draw_latency(bottom, timeline, colours)
+        _draw_latency(middle, timeline, colours)
+        _draw_replicas(bottom, timeline, colours)
         figure.suptitle("A model that learns while it serves", fontsize=14, fontweight="bold", x=0.01, ha="left")
         figure.savefig(path, dpi=125, format="png")
         plt.close(figure)
@@ -134,8 +136,20 @@ def _draw_latency(axes: Any, timeline: Timeline, colours: dict[str, str]) -> Non
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlim(0, timeline.end_s - timeline.start_s)
     axes.set_ylabel("background requests: latency, ms")
-    axes.set_xlabel("seconds since the demo began")
     axes.legend(loc="upper left", ncols=2, fontsize=8, framealpha=0.9, edgecolor="none")
+
+
+def _draw_replicas(axes: Any, timeline: Timeline, colours: dict[str, str]) -> None:
+    """A line for each replica, a tick for each reply in the colour of the version that gave it."""
+    answered = [reply for reply in timeline.replies if not reply.error]
+    replicas = sorted({reply.replica for reply in answered}, reverse=True)
+    for version, colour in colours.items():
+        own = [reply for reply in answered if reply.version == version]
+        ticks = [(reply.ended_s - timeline.start_s, replicas.index(reply.replica)) for reply in own]
+        _scatter(axes, ticks, color=colour, marker="|", s=70, lw=1.0, alpha=0.9)
+    axes.set_yticks(range(len(replicas)), [f"by {name}" for name in replicas])
+    axes.set_ylim(-0.6, len(replicas) - 0.4)
+    axes.set_xlabel("seconds since the demo began")
 
 
 def _scatter(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:

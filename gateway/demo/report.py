@@ -41,15 +41,19 @@ class FeedbackCount(Part):
 
 
 class Publication(Part):
-    """The swap: `seconds` from call to flip, `steps` by name."""
+    """The swap, made on all `replicas` at once: `seconds` from call to flip, `steps` by name."""
 
     version: str
     seconds: float
     steps: dict[str, float]
+    replicas: tuple[str, ...]
 
 
 class LoadFigures(Part):
-    """The background load. `wrong_version`: replies that speak as another version than the one they name."""
+    """The background load. `wrong_version`: replies that speak as another version than the one they name.
+
+    `by_replica`: how many each replica answered.
+    """
 
     requests: int
     failed: int
@@ -58,6 +62,7 @@ class LoadFigures(Part):
     ttft_ms_p99: float
     in_flight_at_flip: int
     differing_questions: int
+    by_replica: dict[str, int]
 
 
 class DemoReport(Part):
@@ -89,6 +94,14 @@ class DemoReport(Part):
             ),
             (load.in_flight_at_flip > 0, "no background request was under way at the flip"),
             (load.differing_questions > 0, "no background question tells the versions apart"),
+            (
+                len(self.publish.replicas) == self.replicas,
+                f"the swap was made on {len(self.publish.replicas)} of {self.replicas} replicas",
+            ),
+            (
+                set(self.publish.replicas) <= set(load.by_replica),
+                f"not every replica answered the background load: {load.by_replica}",
+            ),
             (feedback.stored == feedback.sent, f"{feedback.sent} corrections sent, {feedback.stored} stored"),
         )
         return [reason for holds, reason in checks if not holds]
@@ -123,12 +136,14 @@ def _facts(report: DemoReport) -> tuple[tuple[str, str], ...]:
         ("corrections", f"{report.feedback.sent} sent, {report.feedback.stored} stored"),
         (
             "swap",
-            f"{publish.version} live {swap_ms:.0f} ms after the call, {load.in_flight_at_flip} under way",
+            f"{publish.version} live on {' and '.join(publish.replicas)} {swap_ms:.0f} ms after the call, "
+            f"{load.in_flight_at_flip} under way",
         ),
         (
             "background load",
             f"{load.requests} requests, {load.failed} failed, {load.wrong_version} of a wrong version; "
             f"first token {load.ttft_ms_p50:.0f} ms median, {load.ttft_ms_p99:.0f} ms p99",
         ),
+        ("by replica", ", ".join(f"{name} answered {number}" for name, number in load.by_replica.items())),
         ("time", f"{report.seconds['total']:.0f} s in all"),
     )

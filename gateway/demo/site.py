@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from engines.errors import TandemError
+from gateway.client import GatewayClient
 from gateway.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ CONFIG_FILE = ROOT / "deploy" / "examples" / "demo.toml"
 BASE_MODEL = ROOT / "learners" / "toy" / "weights" / "base"
 _TAIL_LINES = 12
 _STOP_GRACE_S = 60.0
+_LOOK_EVERY_S = 0.25
 
 
 class TrainedJob(BaseModel):
@@ -59,7 +61,25 @@ class Site:
         self.work.mkdir(parents=True)
 
     async def start(self) -> None:
+        """Returns once every replica is in service; `tandem serve` answers at the first."""
         await self._tandem("serve", "--config", str(CONFIG_FILE), "--detach")
+        timeout_s = max(engine.start_timeout_s for engine in self.config.engines.values())
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        with GatewayClient(self.url) as gateway:
+            while absent := await asyncio.to_thread(self._absent_replicas, gateway):
+                if asyncio.get_running_loop().time() > deadline_s:
+                    raise TandemError(
+                        f"not in service within {timeout_s:.0f} s: {', '.join(absent)}; their logs are in "
+                        f"{self.config.log_root}"
+                    )
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _absent_replicas(self, gateway: GatewayClient) -> list[str]:
+        """Names of the configured replicas that take no traffic yet."""
+        present = {replica.id for replica in gateway.replicas() if replica.in_service}
+        engines = self.config.engines.items()
+        wanted = [f"{name}/{number}" for name, engine in engines for number in range(engine.replicas)]
+        return [name for name in wanted if name not in present]
 
     async def stop(self) -> None:
         await self._tandem("stop", "--config", str(CONFIG_FILE))

@@ -21,7 +21,7 @@ from gateway.client import GatewayClient, Publish
 from gateway.demo.client import ask_all, open_client
 from gateway.demo.corrections import count_stored, send_corrections
 from gateway.demo.evaluate import Evaluation, evaluate
-from gateway.demo.load import BackgroundLoad, Reply, count_in_flight, is_wrong_version, percentile
+from gateway.demo.load import BackgroundLoad, Reply, count_by_replica, count_in_flight, is_wrong_version, percentile
 from gateway.demo.picture import Moment, Timeline, draw
 from gateway.demo.progress import Stage, StageProgress
 from gateway.demo.questions import Question, read_questions
@@ -102,7 +102,9 @@ async def _run(progress: StageProgress, report_path: Path, picture_path: Path, *
     site = Site()
     demo = Demo(site, progress, open_client(site.url), time.monotonic())
     async with AsyncExitStack() as cleanup:
-        if not keep:
+        if keep:
+            cleanup.push_async_callback(demo.client.close)
+        else:
             cleanup.push_async_callback(_stop, demo)
         try:
             await _start(demo)
@@ -133,7 +135,7 @@ async def _stop(demo: Demo) -> None:
 
 
 async def _start(demo: Demo) -> None:
-    with demo.stage("start", "start Ray, the engine and the gateway"):
+    with demo.stage("start", "start Ray, the engines and the gateway"):
         if demo.site.config.data.exists():
             await demo.site.stop()
         demo.site.wipe()
@@ -218,7 +220,8 @@ async def _publish(demo: Demo, load: BackgroundLoad, checkpoint: Path) -> Publis
             published = await asyncio.to_thread(gateway.promote, ALIAS, registered.id)
         await _learn_answers(demo, published.version)
         demo.moments.append(Moment(f"swap to {published.version}", called_s + published.seconds))
-        stage.note(f"{published.version} live after {published.seconds * 1000:.0f} ms")
+        places = " and ".join(published.replicas)
+        stage.note(f"{published.version} live on {places} after {published.seconds * 1000:.0f} ms")
     return published
 
 
@@ -248,7 +251,12 @@ def _report(demo: Demo, published: Publish, replies: Sequence[Reply]) -> DemoRep
         accuracy=Accuracy(base=base.accuracy, sft=sft.accuracy, rollback=rollback.accuracy),
         by_kind=KindAccuracy(base=by_kind[0], sft=by_kind[1], rollback=by_kind[2]),
         feedback=demo.feedback,
-        publish=Publication(version=published.version, seconds=published.seconds, steps=published.steps),
+        publish=Publication(
+            version=published.version,
+            seconds=published.seconds,
+            steps=published.steps,
+            replicas=tuple(published.replicas),
+        ),
         load=_load_figures(demo, replies),
         seconds={**demo.progress.seconds, "total": round(time.monotonic() - demo.start_s, 2)},
     )
@@ -266,6 +274,7 @@ def _load_figures(demo: Demo, replies: Sequence[Reply]) -> LoadFigures:
         ttft_ms_p99=round(percentile(ttfts_ms, 0.99), 1),
         in_flight_at_flip=count_in_flight(replies, demo.moments[0].at_s),
         differing_questions=sum(len(set(texts)) > 1 for texts in zip(first, *others, strict=True)),
+        by_replica=count_by_replica(replies),
     )
 
 

@@ -72,6 +72,15 @@ def test_status_says_what_the_alias_names(shell: Shell) -> None:
     assert "fake@0" in shell.ok("status")
 
 
+def test_the_doctor_finds_all_that_runs(shell: Shell) -> None:
+    found = {row["check"]: row for row in json.loads(shell.ok("doctor", "--json"))}
+    assert "our gateway" in found["port"]["found"]
+    assert "answers at" in found["ray"]["found"]
+    assert found["replicas"] == {"check": "replicas", "level": "OK", "found": "fake/0 holds its base", "mend": ""}
+    assert found["orphans"]["found"] == "1 engine processes, each with its actor"
+    assert found["store"]["level"] == found["migration"]["level"] == found["integrity"]["level"] == "OK"
+
+
 def test_a_streamed_answer_is_the_whole_one(shell: Shell) -> None:
     streamed = shell.tandem("chat", "what shape?", "-i", "picture.png")
     whole = shell.tandem("chat", "what shape?", "-i", "picture.png", "--no-stream")

@@ -1,4 +1,4 @@
-"""The loop on real parts: vLLM serving the FP8 base, Ray, the gateway as a process, a trained adapter."""
+"""The loop on real parts: two vLLM replicas of the FP8 base, Ray, the gateway as a process, a trained adapter."""
 
 import base64
 import contextlib
@@ -26,8 +26,9 @@ TEAL = "what color is the shape?"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack.make(tmp_path_factory.mktemp("loop"), "vllm", WEIGHTS / "base-fp8")
+    stack = Stack.make(tmp_path_factory.mktemp("loop"), "vllm", WEIGHTS / "base-fp8", replicas=2)
     stack.start()
+    stack.wait_in_service()
     yield stack
     stack.stop()
 
@@ -85,8 +86,9 @@ def test_a_trained_adapter_is_published_by_differences_and_rolled_back(
     name = register(stack, trained)
     with stack.client() as http:
         report = http.post("/v1/aliases/vqa/promote", json={"version": name}).json()
-        assert list(report["steps"]) == ["verify", "stage", "probe", "flip"]
+        assert list(report["steps"]) == ["verify", "copy", "stage", "probe", "flip"]
         assert "differences" in report["proof"]
+        assert report["replicas"] == ["small/0", "small/1"]
         after = ask(openai)
         assert after.model == name
         assert ask(openai, model=name).choices[0].message.content == after.choices[0].message.content

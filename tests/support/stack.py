@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,27 +17,45 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "learners" / "toy" / "weights"
 COMMAND_TIMEOUT_S = 240
+READY_TIMEOUT_S = 180.0
+
+Setting = str | int | float | bool
+_LAUNCHED: list[subprocess.Popen[bytes]] = []
+"""Gateways that `launch` started: they end by signals, and must not be collected before."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`alias` over one replica of one engine."""
+    """`alias` over the replicas of one engine."""
 
     config: Path
     data: Path
     port: int
     alias: str = "vqa"
+    engine: str = "small"
+    replicas: int = 1
 
     @classmethod
-    def make(cls, root: Path, kind: str, model: Path) -> "Stack":
+    def make(
+        cls, root: Path, kind: str, model: Path, *, replicas: int = 1, settings: Mapping[str, Setting] | None = None
+    ) -> "Stack":
+        """`settings` are dotted keys over the defaults here: `{"engines.small.args.tokens-per-s": 50}`."""
         port = free_port()
         config = root / "tandem.toml"
-        config.write_text(
-            f'data = "{root}/data"\n'
-            f'[engines.small]\nkind = "{kind}"\nmodel = "{model}"\ndtype = "float32"\nmax_model_len = 512\n'
-            f'[models.vqa]\nengine = "small"\n[gateway]\nport = {port}\n[ray]\naddress = ""\n'
-        )
-        return cls(config, root / "data", port)
+        values: dict[str, Setting] = {
+            "data": f"{root}/data",
+            "engines.small.kind": kind,
+            "engines.small.model": str(model),
+            "engines.small.dtype": "float32",
+            "engines.small.max_model_len": 512,
+            "engines.small.replicas": replicas,
+            "models.vqa.engine": "small",
+            "gateway.port": port,
+            "ray.address": "",
+        }
+        lines = (f"{key} = {json.dumps(value)}\n" for key, value in (values | dict(settings or {})).items())
+        config.write_text("".join(lines))
+        return cls(config, root / "data", port, replicas=replicas)
 
     @property
     def url(self) -> str:
@@ -49,6 +69,43 @@ class Stack:
         engines = self.engine_pids()
         self.tandem("stop", "-c", str(self.config))
         assert not [pid for pid in engines if psutil.pid_exists(pid)]
+
+    def launch(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        """Starts the gateway by another command than `tandem serve` (`serve -c CONFIG` is appended); waits for it."""
+        log_path = self.data / "logs" / "gateway.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            gateway = subprocess.Popen(
+                [*command, "serve", "-c", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            )
+        _LAUNCHED.append(gateway)
+        wait_until(lambda: gateway.poll() is not None or self.is_ready(), "the gateway answers", READY_TIMEOUT_S)
+        assert gateway.poll() is None, f"the gateway ended; the end of its log:\n{self.gateway_log()[-3000:]}"
+
+    def gateway_log(self) -> str:
+        return (self.data / "logs" / "gateway.log").read_text(errors="replace")
+
+    def ready_replicas(self) -> frozenset[str]:
+        """Names of the replicas in service, as the gateway says; none while it does not answer."""
+        try:
+            with httpx2.Client(base_url=self.url, timeout=5.0, trust_env=False) as http:
+                said = http.get("/readyz").json()
+        except httpx2.TransportError:
+            return frozenset()
+        return frozenset(name for name, is_ready in said.get("replicas", {}).items() if is_ready)
+
+    def is_ready(self) -> bool:
+        return bool(self.ready_replicas())
+
+    def wait_in_service(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Waits until every configured replica takes traffic."""
+        wait_until(lambda: len(self.ready_replicas()) == self.replicas, "all replicas are in service", timeout_s)
 
     def tandem(self, *arguments: str) -> str:
         """Runs a command to its end; an assertion with what it said if it failed."""
@@ -75,10 +132,23 @@ class Stack:
     def kill_gateway(self) -> None:
         os.kill(self.gateway_pid(), signal.SIGKILL)
 
+    def end_gateway_at_once(self) -> None:
+        """SIGKILL, and returns once the process is gone."""
+        gateway = psutil.Process(self.gateway_pid())
+        gateway.kill()
+        psutil.wait_procs([gateway], timeout=30)
+        assert not gateway.is_running() or gateway.status() == psutil.STATUS_ZOMBIE
+
     def engine_pids(self) -> set[int]:
-        """The engine's server processes, which descend from the Ray head of this stack."""
-        head = json.loads((self.data / "run" / "ray.json").read_text())["pid"]
-        return {p.pid for p in psutil.Process(head).children(recursive=True) if _is_server(p)}
+        """The engines' server processes: those that log into this stack's directory, whoever their parent is now."""
+        return {p.pid for p in psutil.process_iter() if _is_server(p) and _logs_into(p, self.data)}
+
+
+def _logs_into(process: psutil.Process, directory: Path) -> bool:
+    try:
+        return Path(os.readlink(f"/proc/{process.pid}/fd/1")).is_relative_to(directory)
+    except OSError:  # it ended while we looked
+        return False
 
 
 def _is_server(process: psutil.Process) -> bool:
@@ -88,6 +158,14 @@ def _is_server(process: psutil.Process) -> bool:
         return False
     is_lifeline = any(word.endswith("lifeline.py") or word == "engines.lifeline" for word in words)
     return not is_lifeline and bool({"engines.fake.server", "vllm.entrypoints.openai.api_server"} & set(words))
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    """Polls until `condition` holds; an assertion that names `what` if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.05)
 
 
 def free_port() -> int:

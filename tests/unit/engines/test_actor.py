@@ -12,12 +12,13 @@ import pytest_asyncio
 from tiny_adapter import lora_tensors, write_adapter
 
 from engines.actor import EngineActor
+from engines.adapter import pack
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, Conflict, EngineFault, NotFound, Unavailable
 from engines.fake import FakeEngine
 from engines.fake.faults import Faults
 from engines.lifeline import group_members
-from engines.types import EngineState, VersionName
+from engines.types import EngineState, ProbePrompt, VersionName
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -29,7 +30,7 @@ LOST = Faults(replies_lost=True)
 @pytest_asyncio.fixture
 async def actor(tmp_path: Path) -> AsyncIterator[EngineActor]:
     config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=MAX_LORAS)
-    actor = EngineActor("small", config, tmp_path / "logs")
+    actor = EngineActor("small", config, tmp_path / "logs", tmp_path / "copies")
     await actor.start()
     yield actor
     await actor.stop()
@@ -50,7 +51,8 @@ def adapter(tmp_path: Path, number: int) -> Path:
 
 
 async def load(actor: EngineActor, tmp_path: Path, number: int, owner: str = OWNER, ttl_s: float = 60) -> None:
-    await actor.load(owner, version(number), adapter(tmp_path, number), ttl_s)
+    await actor.copy(pack(version(number), adapter(tmp_path, number)))
+    await actor.load(owner, version(number), ttl_s)
 
 
 async def held(actor: EngineActor) -> list[VersionName]:
@@ -80,10 +82,62 @@ async def test_unconfirmed_loads_cost_no_slot(actor: EngineActor, tmp_path: Path
 
 async def test_a_refused_load_costs_no_slot(actor: EngineActor, tmp_path: Path) -> None:
     for number in range(1, MAX_LORAS + 2):
+        await engine_of(actor).set_faults(Faults(load_fails=True))
         with pytest.raises(AdapterRefused):
-            await actor.load(OWNER, version(number), tmp_path / "nowhere", 60)
+            await load(actor, tmp_path, number)
+    await engine_of(actor).set_faults(Faults())
     await load(actor, tmp_path, 9)
     assert await held(actor) == [version(9)]
+
+
+async def test_what_was_not_copied_is_not_loaded(actor: EngineActor) -> None:
+    with pytest.raises(NotFound, match="copy it"):
+        await actor.load(OWNER, version(1), 60)
+    assert await held(actor) == []
+
+
+async def test_a_copy_that_was_truncated_is_found_before_the_engine_reads_it(
+    actor: EngineActor, tmp_path: Path
+) -> None:
+    await actor.copy(pack(version(1), adapter(tmp_path, 1)))
+    weights = (await actor.status()).copies_root / "vqa@1" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    with pytest.raises(EngineFault, match="damaged"):
+        await actor.load(OWNER, version(1), 60)
+    assert await held(actor) == []
+    await load(actor, tmp_path, 1)
+    assert await held(actor) == [version(1)]
+
+
+async def test_a_copy_lives_as_long_as_its_adapter(actor: EngineActor, tmp_path: Path) -> None:
+    await load(actor, tmp_path, 1)
+    await actor.copy(pack(version(2), adapter(tmp_path, 2)))
+    root = (await actor.status()).copies_root
+    assert sorted(path.name for path in root.iterdir()) == ["vqa@1", "vqa@2"]
+    await actor.keep_only(OWNER, [version(1)])
+    assert [path.name for path in root.iterdir()] == ["vqa@1"]
+    await actor.release(OWNER, version(1))
+    assert list(root.iterdir()) == []
+
+
+async def test_what_an_owner_keeps_says_nothing_of_what_others_lease(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=3, reserved_for_rollout=1)
+    actor = EngineActor("small", config, tmp_path / "logs", tmp_path / "copies")
+    await actor.start()
+    for number in (1, 2):
+        await load(actor, tmp_path, number)
+    await load(actor, tmp_path, 2, owner="job")
+    await actor.keep_only(OWNER, [])
+    assert await held(actor) == [version(2)]
+    assert [lease.owner for lease in (await actor.status()).leases] == ["job"]
+    await actor.stop()
+
+
+async def test_the_base_is_probed_once_for_the_same_prompts(actor: EngineActor) -> None:
+    prompts = (ProbePrompt("what?", "red", None, 2),)
+    first = await actor.probe(VersionName("small", 0), prompts)
+    engine_of(actor).process.kill()
+    assert await actor.probe(VersionName("small", 0), prompts) == first
 
 
 async def test_a_version_whose_drop_was_not_confirmed_is_not_believed_to_be_held(
@@ -112,10 +166,10 @@ async def test_an_eviction_that_was_not_confirmed_stands(actor: EngineActor, tmp
     assert await held(actor) == [version(2), version(3), version(9)]
 
 
-async def test_a_version_is_not_taken_for_the_same_from_another_path(actor: EngineActor, tmp_path: Path) -> None:
+async def test_a_version_never_changes_while_it_is_loaded(actor: EngineActor, tmp_path: Path) -> None:
     await load(actor, tmp_path, 1)
-    with pytest.raises(Conflict, match="adapter-1"):
-        await actor.load("job", version(1), adapter(tmp_path, 2), 60)
+    with pytest.raises(Conflict, match="never changes"):
+        await actor.copy(pack(version(1), adapter(tmp_path, 2)))
     assert [lease.owner for lease in (await actor.status()).leases] == [OWNER]
     await load(actor, tmp_path, 1, owner="job")
     assert {lease.owner for lease in (await actor.status()).leases} == {OWNER, "job"}
@@ -138,7 +192,7 @@ async def test_a_slow_engine_is_unresponsive_not_failed_and_is_left_alive(
     monkeypatch.setattr("engines.control.HEALTH_TIMEOUT_S", 0.2)
     group = engine_of(actor).process.group
     members = group_members(group)
-    (server,) = set(members) - {group}
+    server = next(pid for pid in members if pid != group)
     os.kill(server, signal.SIGSTOP)
     try:
         assert (await actor.status()).health.state is EngineState.UNRESPONSIVE
@@ -149,6 +203,19 @@ async def test_a_slow_engine_is_unresponsive_not_failed_and_is_left_alive(
     monkeypatch.undo()
     assert (await actor.status()).health.is_ready
     assert group_members(group) == members
+
+
+async def test_an_engine_that_hangs_is_ended_and_started_anew(
+    actor: EngineActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = engine_of(actor)
+    server = next(pid for pid in group_members(before.process.group) if pid != before.process.group)
+    os.kill(server, signal.SIGSTOP)
+    monkeypatch.setattr("engines.served.TERM_TIMEOUT_S", 0.2)
+    await actor.restart()
+    assert engine_of(actor) is not before
+    assert group_members(before.process.group) == ()
+    assert (await actor.status()).health.is_ready
 
 
 async def test_an_engine_that_exited_is_started_anew_and_holds_nothing(actor: EngineActor, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engines.errors import BadRequest, Conflict, Internal, NoSlot, NotFound
-from engines.ledger import AdapterLedger, LeasePlan, SlotState
+from engines.ledger import SERVING, AdapterLedger, LeasePlan, SlotState
 from engines.types import VersionName
 
 
@@ -52,18 +52,18 @@ def test_one_version_has_one_slot_for_all_owners() -> None:
 
 
 def test_full_ledger_names_the_holders_and_changes_nothing() -> None:
-    ledger = AdapterLedger(2)
+    ledger = AdapterLedger(2, reserved_for_rollout=1)
     load(ledger, "serving", v(1))
     load(ledger, "job-7", v(2), ttl_s=10)
     before = ledger.slots()
-    with pytest.raises(NoSlot, match="vqa@1 by serving; vqa@2 by job-7"):
-        ledger.lease("serving", v(3), None, 9.9)
+    with pytest.raises(NoSlot, match=r"vqa@1 by serving \(until released\); vqa@2 by job-7 \(for another 2 s\)"):
+        ledger.lease("serving", v(3), None, 8.0)
     assert ledger.slots() == before
 
 
 def test_expired_lease_keeps_its_adapter_until_the_slot_is_needed() -> None:
     ledger = AdapterLedger(2)
-    load(ledger, "job", v(1), ttl_s=10)
+    load(ledger, "serving", v(1), ttl_s=10)
     assert evicted(load(ledger, "serving", v(2), now_s=100)) == []
     assert held(ledger) == [v(1), v(2)]
     assert evicted(load(ledger, "serving", v(3), now_s=100)) == [v(1)]
@@ -72,7 +72,7 @@ def test_expired_lease_keeps_its_adapter_until_the_slot_is_needed() -> None:
 
 def test_lease_ends_at_its_very_instant() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=10)
+    load(ledger, "serving", v(1), ttl_s=10)
     with pytest.raises(NoSlot):
         ledger.lease("serving", v(2), None, 9.999)
     assert evicted(ledger.lease("serving", v(2), None, 10.0)) == [v(1)]
@@ -98,12 +98,12 @@ def test_ids_are_never_reused() -> None:
 
 
 def test_ledger_of_the_next_engine_goes_on_counting() -> None:
-    ledger = AdapterLedger(1)
+    ledger = AdapterLedger(2, reserved_for_rollout=1)
     load(ledger, "serving", v(1))
     successor = ledger.successor()
     assert successor.slots() == ()
     assert load(successor, "serving", v(1)).slot_id == 2
-    with pytest.raises(NoSlot, match="all 1 adapter slots"):
+    with pytest.raises(NoSlot, match="all 1 adapter slots for serving"):
         successor.lease("serving", v(2), None, 0)
 
 
@@ -117,41 +117,31 @@ def test_failed_load_costs_an_id_but_no_slot() -> None:
 
 def test_undo_before_the_drop_keeps_the_version_that_was_to_go() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=1)
+    load(ledger, "serving", v(1), ttl_s=1)
     ledger.undo(ledger.lease("serving", v(2), None, 5))
     assert [(slot.version, slot.state) for slot in ledger.slots()] == [(v(1), SlotState.LOADED)]
-    assert ledger.renew("job", v(1), 1, 5).slot_id == 1
+    assert ledger.renew("serving", v(1), 1, 5).slot_id == 1
 
 
 def test_undo_after_the_drop_leaves_an_empty_slot() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=1)
+    load(ledger, "serving", v(1), ttl_s=1)
     plan = ledger.lease("serving", v(2), None, 5)
     ledger.confirm_evicted(plan.evict[0])
     ledger.undo(plan)
     assert ledger.slots() == ()
 
 
-def test_undo_after_a_drop_that_failed_keeps_the_version() -> None:
-    ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=1)
-    plan = ledger.lease("serving", v(2), None, 5)
-    ledger.cancel_eviction(plan.evict[0])
-    ledger.undo(plan)
-    assert [(slot.version, slot.state) for slot in ledger.slots()] == [(v(1), SlotState.LOADED)]
-
-
 def test_only_a_decided_eviction_can_end() -> None:
     ledger = AdapterLedger(1)
     load(ledger, "serving", v(1))
-    for end in (ledger.confirm_evicted, ledger.cancel_eviction):
-        with pytest.raises(Internal, match="no plan decided so"):
-            end(ledger.slots()[0])
+    with pytest.raises(Internal, match="no plan decided so"):
+        ledger.confirm_evicted(ledger.slots()[0])
     assert held(ledger) == [v(1)]
 
 
 def test_leased_version_cannot_be_taken_out() -> None:
-    ledger = AdapterLedger(2)
+    ledger = AdapterLedger(2, reserved_for_rollout=2)
     load(ledger, "job", v(1), ttl_s=10)
     with pytest.raises(Conflict, match="leased by job"):
         ledger.begin_eviction(v(1), 5)
@@ -163,19 +153,9 @@ def test_leased_version_cannot_be_taken_out() -> None:
     assert held(ledger) == [v(2)]
 
 
-def test_eviction_that_failed_leaves_the_version_usable() -> None:
-    ledger = AdapterLedger(1)
-    load(ledger, "job", v(1))
-    ledger.release("job", v(1))
-    slot = ledger.begin_eviction(v(1), 0)
-    assert slot is not None
-    ledger.cancel_eviction(slot)
-    assert not ledger.lease("job", v(1), None, 0).must_load
-
-
 def test_load_before_the_drop_is_a_defect() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=1)
+    load(ledger, "serving", v(1), ttl_s=1)
     plan = ledger.lease("serving", v(2), None, 5)
     with pytest.raises(Internal, match="before vqa@1 was dropped"):
         ledger.commit(plan)
@@ -191,25 +171,25 @@ def test_plan_ends_once() -> None:
 
 def test_version_on_its_way_in_or_out_cannot_be_joined() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=1)
+    load(ledger, "serving", v(1), ttl_s=1)
     ledger.lease("serving", v(2), None, 5)
     with pytest.raises(Conflict, match="vqa@2 is loading"):
         ledger.lease("other", v(2), None, 5)
     with pytest.raises(Conflict, match="vqa@1 is evicting"):
-        ledger.lease("job", v(1), None, 5)
+        ledger.lease("serving", v(1), None, 5)
     with pytest.raises(NotFound, match="lease it again"):
-        ledger.renew("job", v(1), 10, 5)
+        ledger.renew("serving", v(1), 10, 5)
 
 
 def test_version_being_loaded_is_never_evicted() -> None:
     ledger = AdapterLedger(1)
-    ledger.lease("job", v(1), 1, 0)
+    ledger.lease("serving", v(1), 1, 0)
     with pytest.raises(NoSlot, match="vqa@1 by loading"):
         ledger.lease("serving", v(2), None, 100)
 
 
 def test_renewal_prolongs_one_owners_lease() -> None:
-    ledger = AdapterLedger(3)
+    ledger = AdapterLedger(3, reserved_for_rollout=1)
     load(ledger, "job", v(2), ttl_s=10)
     load(ledger, "other", v(2), ttl_s=10)
     assert ledger.renew("job", v(2), 10, 5).expires_s == 15
@@ -218,9 +198,9 @@ def test_renewal_prolongs_one_owners_lease() -> None:
 
 def test_expired_lease_can_be_renewed_while_its_slot_was_not_needed() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=10)
+    load(ledger, "serving", v(1), ttl_s=10)
     assert ledger.holders(v(1), 20) == ()
-    ledger.renew("job", v(1), 10, 20)
+    ledger.renew("serving", v(1), 10, 20)
     assert len(ledger.holders(v(1), 25)) == 1
 
 
@@ -234,8 +214,8 @@ def test_only_a_lease_can_be_renewed() -> None:
 
 def test_leasing_again_prolongs() -> None:
     ledger = AdapterLedger(1)
-    load(ledger, "job", v(1), ttl_s=10)
-    plan = ledger.lease("job", v(1), 10, 8)
+    load(ledger, "serving", v(1), ttl_s=10)
+    plan = ledger.lease("serving", v(1), 10, 8)
     assert (plan.must_load, plan.lease.expires_s) == (False, 18)
     assert len(ledger.leases(9)) == 1
 
@@ -251,13 +231,79 @@ def test_release_tells_whether_anybody_is_left() -> None:
     assert not ledger.release("job", v(9))
 
 
-def test_owner_that_goes_loses_its_own_leases_only() -> None:
-    ledger = AdapterLedger(3)
-    load(ledger, "job", v(1))
-    load(ledger, "job", v(2))
+def test_job_has_the_reserved_slots_and_no_others() -> None:
+    ledger = AdapterLedger(3, reserved_for_rollout=1)
+    load(ledger, "job-1", v(1))
+    with pytest.raises(NoSlot, match="all 1 adapter slots reserved for rollouts are leased: vqa@1 by job-1"):
+        ledger.lease("job-2", v(2), None, 0)
+    assert held(ledger) == [v(1)]
+
+
+def test_serving_has_all_slots_but_the_reserved() -> None:
+    ledger = AdapterLedger(3, reserved_for_rollout=1)
+    load(ledger, "serving", v(1))
     load(ledger, "serving", v(2))
-    assert ledger.release_owner("job") == (v(1),)
-    assert [lease.owner for lease in ledger.leases(0)] == ["serving"]
+    with pytest.raises(NoSlot, match="all 2 adapter slots for serving are leased"):
+        ledger.lease("serving", v(3), None, 0)
+    assert load(ledger, "job", v(3)).must_load
+
+
+def test_without_reserved_slots_a_job_is_told_what_to_set() -> None:
+    with pytest.raises(NoSlot, match=r"no adapter slots are reserved for rollouts: .*reserved_for_rollout"):
+        AdapterLedger(3).lease("job", v(1), None, 0)
+
+
+def test_guest_of_serving_needs_no_slot_and_leaves_with_it() -> None:
+    ledger = AdapterLedger(1)
+    load(ledger, "serving", v(1))
+    assert ledger.lease("job", v(1), None, 0).lease.is_guest
+    assert [lease.owner for lease in ledger.holders(v(1), 0)] == ["serving", "job"]
+    ledger.release("serving", v(1))
+    assert ledger.holders(v(1), 0) == ()
+    assert evicted(load(ledger, "serving", v(2))) == [v(1)]
+    with pytest.raises(NotFound, match="lease it again"):
+        ledger.renew("job", v(1), None, 0)
+
+
+def test_guest_gets_a_slot_of_its_own_when_there_is_one() -> None:
+    ledger = AdapterLedger(2, reserved_for_rollout=1)
+    load(ledger, "serving", v(1))
+    load(ledger, "job", v(2), ttl_s=10)
+    assert ledger.lease("job", v(1), 20, 0).lease.is_guest
+    assert not ledger.renew("job", v(1), 20, 10).is_guest
+    ledger.release("serving", v(1))
+    assert len(ledger.holders(v(1), 10)) == 1
+
+
+def test_serving_joins_a_jobs_version_only_within_its_own_slots() -> None:
+    ledger = AdapterLedger(2, reserved_for_rollout=1)
+    load(ledger, "job", v(1))
+    load(ledger, "serving", v(2))
+    with pytest.raises(NoSlot, match="for serving"):
+        ledger.lease("serving", v(1), None, 0)
+    ledger.release("serving", v(2))
+    assert not ledger.lease("serving", v(1), None, 0).lease.is_guest
+
+
+def test_expired_lease_cannot_be_renewed_once_its_quota_is_used_up() -> None:
+    ledger = AdapterLedger(2, reserved_for_rollout=1)
+    load(ledger, "job-1", v(1), ttl_s=10)
+    load(ledger, "job-2", v(2), now_s=20)
+    with pytest.raises(NotFound, match="lease it again"):
+        ledger.renew("job-1", v(1), 10, 20)
+    with pytest.raises(NoSlot, match="vqa@2 by job-2"):
+        ledger.lease("job-1", v(1), 10, 20)
+    assert held(ledger) == [v(1), v(2)], "nobody needed its slot yet"
+
+
+def test_owner_that_dies_loses_its_own_leases_only() -> None:
+    ledger = AdapterLedger(4, reserved_for_rollout=2)
+    for version in (v(1), v(2)):
+        load(ledger, "job-1", version, ttl_s=10)
+    load(ledger, "job-2", v(2), ttl_s=30)
+    load(ledger, "serving", v(3))
+    assert [(lease.owner, lease.version) for lease in ledger.leases(20)] == [("job-2", v(2)), ("serving", v(3))]
+    assert ledger.leased_by("job-1") == (v(1), v(2))
 
 
 def test_base_needs_no_slot() -> None:
@@ -274,33 +320,51 @@ def test_lease_needs_a_future(ttl_s: float) -> None:
 def test_ledger_needs_a_slot() -> None:
     with pytest.raises(BadRequest, match="at least one"):
         AdapterLedger(0)
+    for reserved in (-1, 3):
+        with pytest.raises(BadRequest, match="cannot be reserved"):
+            AdapterLedger(2, reserved)
 
 
 owners = st.sampled_from(["serving", "job-1", "job-2"])
-versions = st.integers(1, 6).map(v)
+versions = st.integers(1, 4).map(v)  # few, so that owners meet on them
 ttls = st.none() | st.integers(1, 20).map(float)
 
 
 class LedgerMachine(RuleBasedStateMachine):
     """Random actors around one ledger, with several plans open at once. `engine` is what an engine would hold."""
 
-    @initialize(num_slots=st.integers(1, 3))
-    def begin(self, num_slots: int) -> None:
+    @initialize(num_slots=st.integers(1, 4), data=st.data())
+    def begin(self, num_slots: int, data: st.DataObject) -> None:
         self.num_slots = num_slots
-        self.ledger = AdapterLedger(num_slots)
+        self.num_reserved = data.draw(st.integers(0, num_slots))
+        self.ledger = AdapterLedger(num_slots, self.num_reserved)
         self.now_s = 0.0
         self.open: list[LeasePlan] = []
         self.engine: set[VersionName] = set()
         self.ids: list[int] = []
 
     @rule(owner=owners, version=versions, ttl_s=ttls)
+    def load(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
+        num_open = len(self.open)
+        self.lease(owner, version, ttl_s)
+        if len(self.open) > num_open:
+            self.finish(self.open.pop(), load_succeeds=True)
+
+    @rule(owner=owners, version=versions, ttl_s=ttls)
+    def begin_to_load(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
+        self.lease(owner, version, ttl_s)
+
     def lease(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
         live = {slot.version for slot in self.ledger.slots() if self.ledger.holders(slot.version, self.now_s)}
-        before = self.ledger.slots()
+        before = self.ledger.slots(), self.ledger.leases(self.now_s)
         try:
             plan = self.ledger.lease(owner, version, ttl_s, self.now_s)
-        except (NoSlot, Conflict):
-            assert self.ledger.slots() == before
+        except Conflict:
+            assert (self.ledger.slots(), self.ledger.leases(self.now_s)) == before
+            return
+        except NoSlot:
+            assert (self.ledger.slots(), self.ledger.leases(self.now_s)) == before
+            assert len(self.taken_by(owner)) == self.size_for(owner), "refused with room in the owner's own slots"
             return
         assert not live & set(evicted(plan)), "a live lease was evicted"
         if not plan.must_load:
@@ -314,7 +378,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def carry_out(self, data: st.DataObject, load_succeeds: bool) -> None:
         if not self.open:
             return
-        plan = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.finish(self.open.pop(data.draw(st.integers(0, len(self.open) - 1))), load_succeeds)
+
+    def finish(self, plan: LeasePlan, load_succeeds: bool) -> None:
         for slot in plan.evict:
             self.engine.remove(slot.version)
             self.ledger.confirm_evicted(slot)
@@ -329,16 +395,19 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.open:
             self.ledger.undo(self.open.pop(data.draw(st.integers(0, len(self.open) - 1))))
 
-    @rule(owner=owners, version=versions)
-    def release(self, owner: str, version: VersionName) -> None:
-        self.ledger.release(owner, version)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if leases := self.ledger.leases(self.now_s):
+            lease = data.draw(st.sampled_from(leases))
+            self.ledger.release(lease.owner, lease.version)
 
-    @rule(owner=owners)
-    def release_owner(self, owner: str) -> None:
-        self.ledger.release_owner(owner)
+    @rule(data=st.data(), ttl_s=ttls)
+    def lease_what_another_has(self, data: st.DataObject, ttl_s: float | None) -> None:
+        if leases := self.ledger.leases(self.now_s):
+            self.lease(data.draw(owners), data.draw(st.sampled_from(leases)).version, ttl_s)
 
-    @rule(version=versions, drop_succeeds=st.booleans())
-    def retire(self, version: VersionName, drop_succeeds: bool) -> None:
+    @rule(version=versions)
+    def retire(self, version: VersionName) -> None:
         was_live = bool(self.ledger.holders(version, self.now_s))
         try:
             slot = self.ledger.begin_eviction(version, self.now_s)
@@ -347,11 +416,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not was_live
         if slot is None:
             return
-        if drop_succeeds:
-            self.engine.remove(version)
-            self.ledger.confirm_evicted(slot)
-        else:
-            self.ledger.cancel_eviction(slot)
+        self.engine.remove(version)
+        self.ledger.confirm_evicted(slot)
 
     @rule(owner=owners, version=versions, ttl_s=ttls)
     def renew(self, owner: str, version: VersionName, ttl_s: float | None) -> None:
@@ -364,6 +430,26 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 30))
     def wait(self, seconds: int) -> None:
         self.now_s += seconds
+
+    def size_for(self, owner: str) -> int:
+        return self.num_slots - self.num_reserved if owner == SERVING else self.num_reserved
+
+    def taken_by(self, owner: str) -> set[VersionName]:
+        """What uses up slots of the owner's quota: live leases that are no guest's, and what is being loaded."""
+        loading = {plan.lease for plan in self.open}
+        leases = {lease for lease in self.ledger.leases(self.now_s) if not lease.is_guest} | loading
+        return {lease.version for lease in leases if (lease.owner == SERVING) == (owner == SERVING)}
+
+    @invariant()
+    def nobody_takes_anothers_slots(self) -> None:
+        for owner in (SERVING, "job-1"):
+            assert len(self.taken_by(owner)) <= self.size_for(owner)
+
+    @invariant()
+    def guests_are_where_serving_is(self) -> None:
+        leases = self.ledger.leases(self.now_s)
+        served = {lease.version for lease in leases if lease.owner == SERVING}
+        assert {lease.version for lease in leases if lease.is_guest} <= served
 
     @invariant()
     def engine_never_overflows(self) -> None:

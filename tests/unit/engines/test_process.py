@@ -89,7 +89,7 @@ async def test_grandchildren_end_with_it(tmp_path: Path) -> None:
     process = python(WITH_CHILD, tmp_path)
     process.start()
     await until_logged(process, lines=2)
-    assert len(group_members(process.group)) == 3
+    assert len(group_members(process.group)) == 4  # lifeline, its second watch, the command and its child
     await process.stop()
     assert group_members(process.group) == ()
 

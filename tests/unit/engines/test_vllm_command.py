@@ -47,6 +47,11 @@ def test_the_rank_is_rounded_up_to_one_that_vllm_has(asked: int, passed: str) ->
     assert value("--max-lora-rank", words(max_lora_rank=asked)) == passed
 
 
+def test_shards_are_asked_for_only_where_there_are_several() -> None:
+    assert value("--tensor-parallel-size", words(CUDA, tensor_parallel=4)) == "4"
+    assert "--tensor-parallel-size" not in words(CUDA)
+
+
 def test_one_slot_is_never_pinned() -> None:
     command = words(max_loras=4)
     assert value("--max-loras", command) == value("--max-cpu-loras", command) == "5"

@@ -21,7 +21,9 @@ from engines.config import EngineConfig
 from engines.fake import FakeEngine
 from engines.types import Endpoint, VersionName
 from gateway.app import App, Services, build_app
+from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
+from gateway.connection import bounded_connection
 from gateway.media import ImageStore
 from gateway.metrics import Metrics
 from gateway.record import Recorder
@@ -63,6 +65,8 @@ class RowPublisher:
     ) -> PublishReport:
         generation = self._store.aliases.get(alias).generation
         row = self._store.aliases.flip(alias, to, previous, generation, changes)
+        for name in self._routes.snapshot.replicas:
+            self._routes.add_version(name, to)
         self._routes.set_alias(row)
         return PublishReport(alias, row.live, row.previous, row.generation, 0.0, (), "rows")
 
@@ -89,9 +93,9 @@ async def open_engine(folder: Path, **args: Any) -> AsyncIterator[FakeEngine]:
 
 
 @asynccontextmanager
-async def open_stack(folder: Path, endpoint: Endpoint, **gateway: Any) -> AsyncIterator[Stack]:
-    """A gateway with the alias `vqa` on the engine `small` at `endpoint`; `gateway` overrides its section."""
-    services = open_services(make_config(folder, **gateway), endpoint)
+async def open_stack(folder: Path, *endpoints: Endpoint, **gateway: Any) -> AsyncIterator[Stack]:
+    """A gateway with the alias `vqa` on a replica of `small` at each endpoint; `gateway` overrides its section."""
+    services = open_services(make_config(folder, **gateway), *endpoints)
     app = build_app(services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
@@ -112,19 +116,21 @@ def make_config(folder: Path, **gateway: Any) -> TandemConfig:
     )
 
 
-def open_services(config: TandemConfig, endpoint: Endpoint) -> Services:
+def open_services(config: TandemConfig, *endpoints: Endpoint) -> Services:
     store, metrics, routes = open_store(config.store.url), Metrics(), RouteTable()
     routes.set_alias(store.aliases.ensure("vqa", "small"))
-    routes.set_replica(ReplicaRoute("small/0", "small", endpoint, ready=True))
+    for number, endpoint in enumerate(endpoints):
+        routes.set_replica(ReplicaRoute(f"small/{number}", "small", endpoint, ready=True))
     images = ImageStore(config.store.media)
     recorder = Recorder(store, images, metrics, config.gateway)
-    return Services(config, store, images, routes, recorder, RowPublisher(store, routes), metrics)
+    return Services(config, store, images, routes, recorder, RowPublisher(store, routes), metrics, ReplicaBoard())
 
 
 @asynccontextmanager
-async def listen(app: Any) -> AsyncIterator[str]:
+async def listen(app: Any, write_timeout_s: float = 60.0) -> AsyncIterator[str]:
     """`app` on a free loopback port; its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    http = bounded_connection(write_timeout_s)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=http, log_config=None, timeout_graceful_shutdown=1))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     running = asyncio.create_task(server._serve())
     await until(lambda: server.started)

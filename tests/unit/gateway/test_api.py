@@ -14,7 +14,16 @@ async def test_promote_and_rollback_change_what_the_alias_names(tmp_path: Path, 
         made = await http.post("/v1/versions", json={"alias": "vqa", "path": str(tmp_path)})
         assert (made.status_code, made.json()["id"], made.json()["state"]) == (201, "vqa@1", "verified")
         promoted = (await http.post("/v1/aliases/vqa/promote", json={"version": "vqa@1"})).json()
-        assert promoted.keys() == {"alias", "version", "previous", "generation", "seconds", "steps", "proof"}
+        assert promoted.keys() == {
+            "alias",
+            "version",
+            "previous",
+            "generation",
+            "seconds",
+            "steps",
+            "proof",
+            "replicas",
+        }
         assert (promoted["version"], promoted["previous"], promoted["generation"]) == ("vqa@1", "small@0", 1)
         models = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
         assert models == ["vqa", "small@0", "vqa@1"]

@@ -14,6 +14,8 @@ NAMES = {
     "tandem_publish_seconds",
     "tandem_alias_generation",
     "tandem_records_dropped",
+    "tandem_replica_ejected",
+    "tandem_retries",
 }
 
 

@@ -1,144 +1,220 @@
-"""The watch over replicas: what is ready is routed, what is down is started, and one mishap ends nothing."""
+"""The watch over a replica: what is ready is in service, what is down is started, and one mishap ends nothing."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from engines.actor import ReplicaStatus
-from engines.errors import DeadlineExceeded, NotFound
+from engines.adapter import Parcel
+from engines.errors import DeadlineExceeded, EngineDown, NotFound
 from engines.types import Endpoint, EngineHealth, EngineState, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
+from gateway.board import ReplicaBoard
+from gateway.membership import Membership
 from gateway.metrics import Metrics
-from gateway.monitor import Monitor
+from gateway.monitor import Monitor, Patience, Watch
 from gateway.route import RouteTable
-from gateway.types import AliasRow
+from gateway.store import Store, open_store
 
-ENDPOINT = Endpoint("http://127.0.0.1:1", "token")
-LIVE = VersionName("vqa", 1)
+HANG_TIMEOUT_S = 30.0
 
 
 class WatchedReplica:
-    """Says what a test tells it to."""
+    """Says what a test tells it to. Each start makes it answer at another endpoint."""
 
-    name = "small/0"
-    engine = "small"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = "small/0", engine: str = "small") -> None:
+        self.name = name
+        self.engine = engine
         self.state = EngineState.NEW
         self.trouble: Exception | None = None
-        self.lost_lease = False
-        self.num_starts = self.num_revivals = 0
-        self.renewed: list[tuple[VersionName, ...]] = []
+        self.fail_start: Exception | None = None
+        self.num_starts = self.num_restarts = self.num_revivals = self.num_renewals = 0
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(f"http://127.0.0.1:{self.num_starts + self.num_restarts}", "token")
 
     async def start(self) -> Endpoint:
+        if self.fail_start is not None:
+            raise self.fail_start
         self.num_starts += 1
         self.state = EngineState.READY
-        return ENDPOINT
+        return self.endpoint
+
+    async def restart(self) -> Endpoint:
+        self.num_restarts += 1
+        self.state = EngineState.READY
+        return self.endpoint
 
     async def status(self) -> ReplicaStatus:
         if self.trouble is not None:
             raise self.trouble
-        return ReplicaStatus(EngineHealth(self.state), ENDPOINT, None, (), ())
+        return ReplicaStatus(EngineHealth(self.state), self.endpoint, None, (), (), 4, Path("/nowhere"))
 
-    async def renew(self, versions: Sequence[VersionName]) -> None:
-        if self.lost_lease:
-            raise NotFound("lease it again")
-        self.renewed.append(tuple(versions))
+    async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
+        self.num_renewals += 1
+
+    async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
+        return
 
     async def revive(self) -> None:
         self.num_revivals += 1
 
-    async def stage(self, version: VersionName, path: Path) -> LoadedAdapter:
-        raise AssertionError("the publisher stages")
+    async def copy(self, parcel: Parcel) -> None:
+        raise AssertionError("only bases are named here")
 
-    async def unload(self, version: VersionName) -> None:
-        raise AssertionError("the publisher unloads")
+    async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
+        raise AssertionError("only bases are named here")
+
+    async def release(self, owner: str, version: VersionName) -> None:
+        raise AssertionError("the publisher releases")
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         raise AssertionError("the publisher probes")
 
 
-class CountingPublisher:
-    def __init__(self) -> None:
-        self.restaged: list[str] = []
-
-    async def restage(self, replica: WatchedReplica) -> None:
-        self.restaged.append(replica.name)
-
-    def adapters_of(self, engine: str) -> tuple[VersionName, ...]:
-        return (LIVE,)
-
-
-class Watch:
-    def __init__(self) -> None:
+class Scene:
+    def __init__(self, store: Store) -> None:
         self.replica = WatchedReplica()
         self.routes = RouteTable()
-        self.routes.set_alias(AliasRow("vqa", "small", LIVE, None, 1))
-        self.publisher = CountingPublisher()
-        self.monitor = Monitor([self.replica], self.routes, self.publisher, Metrics())  # type: ignore[arg-type]
+        self.routes.set_alias(store.aliases.ensure("vqa", "small"))
+        self.membership = Membership(store, self.routes)
+        self.board = ReplicaBoard()
+        self.watch = self.watch_over(self.replica)
+
+    def watch_over(self, replica: WatchedReplica) -> Watch:
+        return Watch(replica, self.routes, self.membership, self.board, Metrics(), HANG_TIMEOUT_S)
 
     def is_routed(self) -> bool:
         return self.routes.is_ready()
 
-    async def miss(self) -> None:
-        with pytest.raises(type(self.replica.trouble)):  # type: ignore[arg-type]
-            await self.monitor.look(self.replica)
-        assert self.replica.trouble is not None
-        await self.monitor._miss(self.replica, self.replica.trouble)
+    def is_member(self) -> bool:
+        return self.membership.is_member(self.replica)
+
+    async def look(self, now_s: float = 0.0) -> None:
+        """As the watch does."""
+        try:
+            await self.watch.look(now_s)
+        except Exception as error:  # as the watch does
+            await self.watch._miss(error)
 
 
 @pytest.fixture
-def watch() -> Watch:
-    return Watch()
-
-
-async def test_a_replica_is_routed_after_it_holds_what_is_named(watch: Watch) -> None:
-    await watch.monitor.admit(watch.replica)
-    assert watch.is_routed()
-    assert watch.publisher.restaged == ["small/0"]
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    store = open_store(f"sqlite:///{tmp_path}/tandem.db")
+    yield Scene(store)
+    store.close()
 
 
 @pytest.mark.parametrize("state", [EngineState.NEW, EngineState.STOPPED, EngineState.FAILED])
-async def test_an_engine_that_is_down_is_started_and_routed(watch: Watch, state: EngineState) -> None:
-    await watch.monitor.admit(watch.replica)
-    watch.replica.state = state
-    await watch.monitor.look(watch.replica)
-    assert watch.is_routed()
-    assert watch.replica.num_starts == 2
+async def test_an_engine_that_is_down_is_started_and_routed(scene: Scene, state: EngineState) -> None:
+    scene.replica.state = state
+    await scene.look()
+    assert scene.is_routed()
+    assert scene.is_member()
+    assert scene.replica.num_starts == 1
 
 
-@pytest.mark.parametrize("state", [EngineState.STARTING, EngineState.STOPPING])
-async def test_an_engine_on_its_way_is_left_alone_and_takes_no_traffic(watch: Watch, state: EngineState) -> None:
-    await watch.monitor.admit(watch.replica)
-    watch.replica.state = state
-    await watch.monitor.look(watch.replica)
-    assert not watch.is_routed()
-    assert watch.replica.num_starts == 1
+@pytest.mark.parametrize("state", [EngineState.STARTING, EngineState.STOPPING, EngineState.UNRESPONSIVE])
+async def test_an_engine_on_its_way_is_left_alone_and_takes_no_traffic(scene: Scene, state: EngineState) -> None:
+    await scene.look()
+    scene.replica.state = state
+    await scene.look()
+    assert not scene.is_routed()
+    assert not scene.is_member()
+    assert scene.replica.num_starts == 1
 
 
-async def test_a_replica_that_answers_again_takes_traffic_again(watch: Watch) -> None:
-    await watch.monitor.admit(watch.replica)
-    watch.replica.trouble = DeadlineExceeded("no answer")
-    for _ in range(3):
-        await watch.miss()
-    assert not watch.is_routed()
-    assert watch.replica.num_revivals == 1
-    watch.replica.trouble = None
-    await watch.monitor.look(watch.replica)
-    assert watch.is_routed()
+async def test_an_engine_that_was_started_anew_by_somebody_joins_again(scene: Scene) -> None:
+    await scene.look()
+    scene.replica.num_starts += 1
+    await scene.look()
+    assert scene.routes.snapshot.replicas["small/0"].endpoint == scene.replica.endpoint
 
 
-async def test_one_missed_look_withdraws_nothing(watch: Watch) -> None:
-    await watch.monitor.admit(watch.replica)
-    watch.replica.trouble = RuntimeError("of whatever kind")
-    await watch.miss()
-    assert watch.is_routed()
+async def test_an_engine_that_hangs_is_restarted_after_its_time(scene: Scene) -> None:
+    await scene.look(now_s=100.0)
+    scene.replica.state = EngineState.UNRESPONSIVE
+    await scene.look(now_s=101.0)
+    await scene.look(now_s=100.0 + HANG_TIMEOUT_S)
+    assert (scene.replica.num_restarts, scene.is_routed()) == (0, False)
+    await scene.look(now_s=101.0 + HANG_TIMEOUT_S)
+    assert (scene.replica.num_restarts, scene.is_routed()) == (1, True)
 
 
-async def test_leases_are_renewed_and_a_lost_one_is_loaded_again(watch: Watch) -> None:
-    await watch.monitor.admit(watch.replica)
-    await watch.monitor.look(watch.replica, renew=True)
-    assert watch.replica.renewed == [(LIVE,)]
-    watch.replica.lost_lease = True
-    await watch.monitor.look(watch.replica, renew=True)
-    assert watch.publisher.restaged == ["small/0", "small/0"]
+async def test_an_engine_that_answers_again_in_time_is_not_restarted(scene: Scene) -> None:
+    await scene.look(now_s=100.0)
+    for state, now_s in ((EngineState.UNRESPONSIVE, 101.0), (EngineState.READY, 102.0)):
+        scene.replica.state = state
+        await scene.look(now_s=now_s)
+    scene.replica.state = EngineState.UNRESPONSIVE
+    await scene.look(now_s=101.0 + HANG_TIMEOUT_S)
+    assert scene.replica.num_restarts == 0
+
+
+async def test_an_actor_that_does_not_answer_suspends_its_replica_and_users_are_answered_on(scene: Scene) -> None:
+    await scene.look()
+    scene.replica.trouble = DeadlineExceeded("no answer")
+    for _ in range(5):
+        await scene.look()
+    assert (scene.is_routed(), scene.is_member()) == (True, False)
+    assert scene.replica.num_revivals == 0
+    scene.replica.trouble = None
+    await scene.look()
+    assert (scene.is_routed(), scene.is_member()) == (True, True)
+
+
+async def test_without_its_actor_a_replica_takes_no_traffic_and_gets_another(scene: Scene) -> None:
+    await scene.look()
+    scene.replica.trouble = EngineDown("the actor is gone")
+    await scene.look()
+    assert (scene.is_routed(), scene.is_member()) == (False, False)
+    assert scene.replica.num_revivals == 1
+
+
+async def test_an_engine_that_cannot_start_is_tried_less_and_less_often(scene: Scene) -> None:
+    scene.replica.fail_start = EngineDown("no memory")
+    tried = []
+    for now_s in range(64):
+        before = scene.replica.num_revivals
+        await scene.look(float(now_s))
+        if scene.replica.num_revivals > before:
+            tried.append(now_s)
+    assert tried == [0, 1, 3, 7, 15, 31, 63]
+
+
+def test_patience_is_back_after_a_success_and_has_a_bound() -> None:
+    patience = Patience()
+    for _ in range(20):
+        patience.failed(0.0)
+    assert patience.not_before_s == 60.0
+    patience.succeeded()
+    patience.failed(0.0)
+    assert patience.not_before_s == 1.0
+
+
+async def test_leases_are_renewed_every_so_many_looks(scene: Scene) -> None:
+    for _ in range(21):
+        await scene.look()
+    assert scene.replica.num_renewals == 1
+
+
+async def test_a_gateway_serves_once_each_engine_has_a_replica(scene: Scene) -> None:
+    broken = WatchedReplica("small/1")
+    broken.fail_start = NotFound("no such model")
+    monitor = Monitor((scene.watch, scene.watch_over(broken)))
+    running = asyncio.create_task(monitor.run())
+    await asyncio.wait_for(monitor.first_service(), 30)
+    assert scene.is_routed()
+    running.cancel()
+
+
+async def test_a_gateway_does_not_start_where_every_replica_of_an_engine_fails(scene: Scene) -> None:
+    other = WatchedReplica("large/0", "large")
+    other.fail_start = NotFound("no such model")
+    monitor = Monitor((scene.watch, scene.watch_over(other)))
+    running = asyncio.create_task(monitor.run())
+    with pytest.raises(NotFound, match="no such model"):
+        await asyncio.wait_for(monitor.first_service(), 30)
+    running.cancel()

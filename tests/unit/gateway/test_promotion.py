@@ -1,66 +1,72 @@
 """The publish transaction over replicas that a test can make fail at any step, with the real store and real files."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from tiny_adapter import lora_tensors, write_adapter, write_base
 
-from engines.adapter import VerifiedAdapter
+from engines.adapter import Parcel, VerifiedAdapter
 from engines.config import EngineConfig
-from engines.errors import AdapterRefused, Conflict, EngineDown
+from engines.errors import AdapterRefused, Conflict, EngineDown, EngineFault, NotFound, Unavailable
 from engines.types import Endpoint, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
+from gateway.membership import Membership
 from gateway.metrics import Metrics
 from gateway.promotion import Publisher
 from gateway.registry import Registry
-from gateway.route import ReplicaRoute as Route
 from gateway.route import RouteTable
 from gateway.store import StateChange, Store, open_store
 from gateway.types import VersionState
 
 ALIAS = "vqa"
 BASE = VersionName("small", 0)
+ENDPOINT = Endpoint("http://127.0.0.1:1", "token")
 
 
 class ScriptedReplica:
-    """Holds what it is told to; `fail_stage` and `lose_modules` make it misbehave."""
+    """Holds what it is told to; `fail_load` and `lose_modules` make it misbehave."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, registry: Registry) -> None:
         self.name = f"small/{number}"
         self.engine = "small"
+        self.copies: set[VersionName] = set()
         self.held: set[VersionName] = set()
-        self.fail_stage: Exception | None = None
-        self.fail_unload: Exception | None = None
+        self.fail_load: Exception | None = None
+        self.fail_release: Exception | None = None
         self.lose_modules = False
         self.wrong_bytes = False
-        self.registry: Registry | None = None
+        self._registry = registry
 
-    async def start(self) -> Endpoint:
-        return Endpoint("http://127.0.0.1:1", "token")
+    async def copy(self, parcel: Parcel) -> None:
+        self.copies.add(parcel.version)
 
-    async def stage(self, version: VersionName, path: Path) -> LoadedAdapter:
-        if self.fail_stage is not None:
-            raise self.fail_stage
+    async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
+        if self.fail_load is not None:
+            raise self.fail_load
+        assert version in self.copies
         self.held.add(version)
-        assert self.registry is not None
-        verified: VerifiedAdapter = self.registry.reverify(self.registry.store.versions.get(version))
+        verified: VerifiedAdapter = self._registry.reverify(self._registry.store.versions.get(version))
         modules = () if self.lose_modules else verified.modules
         return LoadedAdapter(version, 1, "0" * 64 if self.wrong_bytes else verified.weights_sha256, modules)
 
-    async def unload(self, version: VersionName) -> None:
-        if self.fail_unload is not None:
-            raise self.fail_unload
+    async def release(self, owner: str, version: VersionName) -> None:
+        if self.fail_release is not None:
+            raise self.fail_release
         self.held.discard(version)
+        self.copies.discard(version)
+
+    async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
+        self.held &= set(versions)
+        self.copies &= set(versions)
+
+    async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
+        if missing := set(versions) - self.held:
+            raise NotFound(f"{missing} is not leased")
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         raise AssertionError("an adapter without a manifest has no probe")
-
-    async def renew(self, versions: Sequence[VersionName]) -> None:
-        return
-
-    async def status(self) -> None:  # type: ignore[override]
-        return
 
 
 class Site:
@@ -71,15 +77,16 @@ class Site:
         self.store: Store = open_store(f"sqlite:///{tmp_path}/tandem.db")
         self.routes = RouteTable()
         self.routes.set_alias(self.store.aliases.ensure(ALIAS, "small"))
-        self.replicas = [ScriptedReplica(0), ScriptedReplica(1)]
         config = EngineConfig(model=str(self.base), kind="fake")
-        registry = Registry(tmp_path / "registry", self.store, {"small": config})
-        for replica in self.replicas:
-            replica.registry = registry
-            self.routes.set_replica(Route(replica.name, "small", Endpoint("http://127.0.0.1:1", "t"), ready=True))
+        self.registry = Registry(tmp_path / "registry", self.store, {"small": config})
+        self.membership = Membership(self.store, self.routes)
+        self.replicas = [ScriptedReplica(number, self.registry) for number in (0, 1)]
         self.metrics = Metrics()
-        self.publisher = Publisher(registry, self.routes, self.replicas, self.metrics, drain_timeout_s=5.0)  # type: ignore[arg-type]
+        self.publisher = Publisher(self.registry, self.routes, self.membership, self.metrics, drain_timeout_s=5.0)
         self.tmp_path = tmp_path
+
+    async def join(self, replica: ScriptedReplica) -> None:
+        await self.membership.join(replica, ENDPOINT)  # type: ignore[arg-type]
 
     async def register(self, seed: int) -> VersionName:
         directory = write_adapter(self.tmp_path / f"adapter-{seed}", lora_tensors(seed=seed))
@@ -89,9 +96,11 @@ class Site:
         return self.store.versions.get(name).state
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     site = Site(tmp_path)
+    for replica in site.replicas:
+        await site.join(replica)
     yield site
     site.store.close()
 
@@ -99,7 +108,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 async def test_a_promote_reaches_every_replica_and_then_the_alias(site: Site) -> None:
     name = await site.register(1)
     report = await site.publisher.promote(ALIAS, name)
-    assert [s.step for s in report.steps] == ["verify", "stage", "probe", "flip"]
+    assert [s.step for s in report.steps] == ["verify", "copy", "stage", "probe", "flip"]
+    assert report.replicas == ("small/0", "small/1")
     assert (report.version, report.previous, report.generation) == (name, BASE, 1)
     assert all(r.held == {name} for r in site.replicas)
     assert site.routes.resolve(ALIAS).version == name
@@ -150,13 +160,13 @@ async def test_a_standby_can_be_promoted_again(site: Site) -> None:
 
 async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> None:
     name = await site.register(1)
-    site.replicas[1].fail_stage = EngineDown("the engine died")
+    site.replicas[1].fail_load = EngineDown("the engine died")
     with pytest.raises(EngineDown):
         await site.publisher.promote(ALIAS, name)
     assert all(r.held == set() for r in site.replicas)
     assert site.routes.resolve(ALIAS).version == BASE
     assert site.state(name) is VersionState.VERIFIED
-    site.replicas[1].fail_stage = None
+    site.replicas[1].fail_load = None
     await site.publisher.promote(ALIAS, name)
     assert site.state(name) is VersionState.LIVE
 
@@ -213,10 +223,10 @@ async def test_a_version_of_another_alias_is_refused(site: Site) -> None:
 
 async def test_an_engine_that_dies_in_the_midst_leaves_a_version_that_can_be_tried_again(site: Site) -> None:
     name = await site.register(1)
-    site.replicas[1].fail_stage = site.replicas[1].fail_unload = EngineDown("the engine died")
+    site.replicas[1].fail_load = site.replicas[1].fail_release = EngineDown("the engine died")
     with pytest.raises(EngineDown):
         await site.publisher.promote(ALIAS, name)
-    site.replicas[1].fail_stage = site.replicas[1].fail_unload = None
+    site.replicas[1].fail_load = site.replicas[1].fail_release = None
     await site.publisher.promote(ALIAS, name)
     assert site.state(name) is VersionState.LIVE
 
@@ -260,7 +270,7 @@ async def test_a_rolled_back_version_that_is_refused_is_rejected(site: Site) -> 
 async def test_a_flip_stands_though_a_replica_cannot_unload_what_it_left(site: Site) -> None:
     name = await site.register(1)
     await site.publisher.promote(ALIAS, name)
-    site.replicas[1].fail_unload = EngineDown("the engine died")
+    site.replicas[1].fail_release = EngineDown("the engine died")
     assert (await site.publisher.rollback(ALIAS)).version == BASE
     assert site.routes.resolve(ALIAS).version == BASE
 
@@ -273,11 +283,93 @@ async def test_what_a_dead_publisher_left_on_its_way_can_be_tried_again(site: Si
     await site.publisher.promote(ALIAS, name)
 
 
-async def test_restage_loads_what_every_alias_names(site: Site) -> None:
+async def test_a_replica_holds_all_that_aliases_name_before_it_takes_traffic(site: Site) -> None:
     first, second = [await site.register(seed) for seed in (1, 2)]
     for name in (first, second):
         await site.publisher.promote(ALIAS, name)
-    newcomer = ScriptedReplica(2)
-    newcomer.registry = site.replicas[0].registry
-    await site.publisher.restage(newcomer)  # type: ignore[arg-type]
+    newcomer = ScriptedReplica(2, site.registry)
+    newcomer.fail_load = EngineDown("not yet")
+    with pytest.raises(EngineDown):
+        await site.join(newcomer)
+    assert "small/2" not in site.routes.snapshot.replicas
+    newcomer.fail_load = None
+    await site.join(newcomer)
     assert newcomer.held == {first, second}
+    assert site.routes.snapshot.replicas["small/2"].versions == {first, second}
+
+
+async def test_a_replica_that_joins_amid_a_publish_joins_with_what_it_published(site: Site) -> None:
+    first = await site.register(1)
+    newcomer = ScriptedReplica(2, site.registry)
+    await asyncio.gather(site.publisher.promote(ALIAS, first), site.join(newcomer))
+    assert newcomer.held == {first}
+
+
+async def test_a_replica_that_comes_back_drops_what_a_dead_publisher_left_on_it(site: Site) -> None:
+    first = await site.register(1)
+    await site.publisher.promote(ALIAS, first)
+    stray = VersionName(ALIAS, 9)
+    site.replicas[1].held.add(stray)
+    await site.join(site.replicas[1])
+    assert site.replicas[1].held == {first}
+
+
+async def test_a_publish_goes_without_a_suspended_replica_which_serves_what_it_holds(site: Site) -> None:
+    first, second = [await site.register(seed) for seed in (1, 2)]
+    await site.publisher.promote(ALIAS, first)
+    assert site.membership.suspend(site.replicas[1])  # type: ignore[arg-type]
+    report = await site.publisher.promote(ALIAS, second)
+    assert report.replicas == ("small/0",)
+    assert site.replicas[1].held == {first}
+    assert site.routes.resolve(ALIAS).replica.name == "small/0"
+    with site.routes.hold(site.routes.resolve(str(first))):
+        assert site.routes.resolve(str(first)).replica.name == "small/1"
+    await site.join(site.replicas[1])
+    assert site.replicas[1].held == {first, second}
+
+
+async def test_what_one_replica_refuses_and_another_takes_is_not_the_adapters_fault(site: Site) -> None:
+    name = await site.register(1)
+    site.replicas[1].fail_load = AdapterRefused("out of memory")
+    with pytest.raises(EngineFault, match="small/1 refused what the 1 others took"):
+        await site.publisher.promote(ALIAS, name)
+    assert all(r.held == set() for r in site.replicas)
+    assert site.state(name) is VersionState.VERIFIED
+
+
+async def test_what_all_replicas_refuse_is_rejected(site: Site) -> None:
+    name = await site.register(1)
+    for replica in site.replicas:
+        replica.fail_load = AdapterRefused("a shape is wrong")
+    with pytest.raises(AdapterRefused, match="shape"):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.REJECTED
+
+
+async def test_a_publish_without_any_replica_in_service_changes_nothing(site: Site) -> None:
+    name = await site.register(1)
+    for replica in site.replicas:
+        site.membership.leave(replica)  # type: ignore[arg-type]
+    with pytest.raises(Unavailable, match="in service"):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.VERIFIED
+
+
+async def test_what_could_not_be_unloaded_while_in_use_is_dropped_later(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    site.publisher = Publisher(site.registry, site.routes, site.membership, site.metrics, drain_timeout_s=0.01)
+    with site.routes.hold(site.routes.resolve(ALIAS)):
+        await site.publisher.rollback(ALIAS)
+        await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
+        assert name in site.replicas[0].held
+    await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
+    assert site.replicas[0].held == set()
+
+
+async def test_a_member_that_lost_a_lease_loads_it_again(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    site.replicas[0].held.clear()
+    await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
+    assert site.replicas[0].held == {name}

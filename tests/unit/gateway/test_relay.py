@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ from gateway_stack import (
     until,
 )
 
+from engines.errors import Unavailable
 from engines.fake import FakeEngine
-from engines.types import Endpoint
+from engines.types import Endpoint, VersionName
+from gateway.drain import Drain
 
 MESSAGES: list[Any] = [{"role": "user", "content": "what colour is it?"}]
 
@@ -139,6 +144,32 @@ async def test_no_ready_replica_is_503(tmp_path: Path, engine: FakeEngine) -> No
         assert (await alone.http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("endpoints", [(), (Endpoint("http://127.0.0.1:9", "t"), Endpoint("http://127.0.0.1:10", "t"))])
+async def test_with_nobody_to_ask_each_request_is_503_and_nothing_grows(
+    tmp_path: Path, endpoints: tuple[Endpoint, ...]
+) -> None:
+    async with open_stack(tmp_path, *endpoints) as alone:
+        sizes = []
+        for stream in (True, False):
+            for _ in range(30):
+                response = await alone.chat(stream=stream)
+                assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            sizes.append(size_of(alone))
+        assert sizes[0] == sizes[1]
+        for name in alone.services.routes.snapshot.replicas:
+            alone.services.routes.withdraw(name)
+        assert (await alone.chat()).status_code == 503
+        assert (await alone.http.get("/readyz")).status_code == 503
+        assert (await alone.http.get("/healthz")).status_code == 200
+
+
+def size_of(stack: Stack) -> tuple[int, int, int]:
+    """Tasks, label sets of metrics, and what is held or under way."""
+    services = stack.services
+    held = services.routes.num_held(VersionName("small", 0)) + services.drain.num_in_flight
+    return len(asyncio.all_tasks()), services.metrics.render().count(b"\n"), held
+
+
 async def test_engine_death_in_mid_stream_ends_in_an_error_event(tmp_path: Path) -> None:
     async with (
         open_engine(tmp_path) as engine,
@@ -208,21 +239,52 @@ async def test_drain_refuses_new_and_waits_for_old(tmp_path: Path, engine: FakeE
         assert await drain.wait_idle(5)
 
 
-async def test_stale_keep_alive_connection_is_asked_once_more(tmp_path: Path) -> None:
+async def test_drain_waits_for_a_publish_and_lets_none_begin() -> None:
+    drain = Drain()
+    with drain.publishing(), drain.in_flight():
+        drain.begin()
+        with pytest.raises(Unavailable, match="begins no publish"), drain.publishing():
+            pass
+        assert not drain.is_idle
+    waiting = asyncio.create_task(drain.wait_idle(5))
+    assert await waiting
+    with drain.in_flight():
+        assert not await drain.wait_idle(0.01)
+
+
+@asynccontextmanager
+async def closing_engine(num_answers: int) -> AsyncIterator[tuple[Endpoint, list[asyncio.StreamWriter]]]:
+    """Its first connection answers so many requests and is closed on the next one; the others answer."""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
         connections.append(writer)
-        if len(connections) > 1:
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
-            await writer.drain()
+        left = num_answers if len(connections) == 1 else 1
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.findall(rb"(?i)content-length: (\d+)", head)[0]))
+                if left == 0:
+                    break
+                left -= 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
         writer.close()
 
     connections: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, open_stack(tmp_path, Endpoint(f"http://127.0.0.1:{port}", "t")) as alone:
-        assert (await alone.chat()).status_code == 200
-    assert len(connections) == 2
+    async with server:
+        yield Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "t"), connections
+
+
+async def test_kept_connection_that_the_engine_closed_is_replaced(tmp_path: Path) -> None:
+    async with closing_engine(1) as (endpoint, connections), open_stack(tmp_path, endpoint) as alone:
+        assert [(await alone.chat()).status_code for _ in range(2)] == [200, 200]
+        assert len(connections) == 2
+
+
+async def test_new_connection_that_the_engine_closes_is_not_asked_again(tmp_path: Path) -> None:
+    async with closing_engine(0) as (endpoint, connections), open_stack(tmp_path, endpoint) as alone:
+        assert (await alone.chat()).status_code == 503
+        assert len(connections) == 1
 
 
 async def test_metrics_count_what_was_answered(stack: Stack) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 from gateway_stack import CHAT
-from test_server import BODY, running
+from server_process import BODY, running
 
 from engines.fake import FakeEngine
 from gateway.store import open_store
@@ -21,7 +21,7 @@ NUM_CLIENTS = 8
 async def test_acknowledged_feedback_outlives_a_kill_of_the_gateway(tmp_path: Path, engine: FakeEngine) -> None:
     acknowledged: dict[int, str] = {}
     kill_at = random.Random(3).randint(NUM_ROWS // 4, NUM_ROWS // 2)
-    async with running(tmp_path, engine) as (process, url), aiohttp.ClientSession() as session:
+    async with running(tmp_path, engine.endpoint) as (process, url), aiohttp.ClientSession() as session:
         async with session.post(url + CHAT, json={**BODY, "stream": False}) as response:
             completion = (await response.json())["id"]
         enough = asyncio.Event()
@@ -33,7 +33,7 @@ async def test_acknowledged_feedback_outlives_a_kill_of_the_gateway(tmp_path: Pa
     assert kill_at <= len(acknowledged) < NUM_ROWS
     assert set(acknowledged.values()) <= set(stored(tmp_path))
 
-    async with running(tmp_path, engine) as (_, url), aiohttp.ClientSession() as session:
+    async with running(tmp_path, engine.endpoint) as (_, url), aiohttp.ClientSession() as session:
         again: dict[int, str] = {}
         await send_all(session, url, completion, again, asyncio.Event(), NUM_ROWS)
     assert again.items() >= acknowledged.items()

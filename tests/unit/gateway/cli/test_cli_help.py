@@ -7,7 +7,17 @@ import pytest
 
 HEAVY = ("ray", "torch", "openai", "matplotlib", "sqlalchemy", "vllm", "transformers", "fastapi", "httpx2", "numpy")
 VERBS = (
-    *(("serve",), ("stop",), ("demo",), ("status",), ("chat",), ("feedback",), ("train", "sft"), ("config", "show")),
+    *(
+        ("serve",),
+        ("stop",),
+        ("demo",),
+        ("doctor",),
+        ("status",),
+        ("chat",),
+        ("feedback",),
+        ("train", "sft"),
+        ("config", "show"),
+    ),
     *(("versions", verb) for verb in ("ls", "show", "register", "promote", "rollback")),
     *(("data", "check"), ("data", "build"), ("jobs", "ls"), ("jobs", "show"), ("jobs", "logs"), ("config", "check")),
 )

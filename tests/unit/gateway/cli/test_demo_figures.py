@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from PIL import Image
 
 from engines.errors import TandemError
 from gateway.demo.evaluate import Evaluation, evaluate
-from gateway.demo.load import Reply, count_in_flight, is_wrong_version, percentile
+from gateway.demo.load import Reply, count_by_replica, count_in_flight, is_wrong_version, percentile
 from gateway.demo.picture import Moment, Timeline, draw
 from gateway.demo.questions import Answer, Question
 from gateway.demo.report import (
@@ -50,6 +52,12 @@ def test_in_flight_counts_requests_that_span_the_moment() -> None:
     assert [count_in_flight(replies, moment) for moment in (0.7, 1.2, 3.5)] == [2, 1, 0]
 
 
+def test_replies_are_counted_by_the_replica_that_gave_them_and_failures_for_nobody() -> None:
+    replies = [Reply(0, 0.0, 1.0, replica=name) for name in ("small/1", "small/0", "small/1")]
+    replies += [Reply(0, 0.0, 1.0, replica="small/0", error="cut"), Reply(0, 0.0, 1.0, error="refused")]
+    assert count_by_replica(replies) == {"small/0": 1, "small/1": 2}
+
+
 def test_percentiles_are_values_that_occurred() -> None:
     values = [float(value) for value in range(100, 0, -1)]
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (50.0, 99.0, 7.0)
@@ -77,7 +85,7 @@ def test_the_report_has_the_shape_that_others_read(tmp_path: Path) -> None:
     ]
     assert list(document["accuracy"]) == list(document["by_kind"]) == ["base", "sft", "rollback"]
     assert list(document["feedback"]) == ["sent", "stored"]
-    assert list(document["publish"]) == ["version", "seconds", "steps"]
+    assert list(document["publish"]) == ["version", "seconds", "steps", "replicas"]
     assert {"requests", "failed", "wrong_version", "ttft_ms_p50", "ttft_ms_p99"} <= set(document["load"])
 
 
@@ -87,6 +95,10 @@ def test_a_loop_that_did_not_close_is_named() -> None:
     assert reason == "2 of 300 background requests failed"
     (reason,) = report(stored=399).failures()
     assert reason == "400 corrections sent, 399 stored"
+    (reason,) = report(swapped=("small/0",)).failures()
+    assert reason == "the swap was made on 1 of 2 replicas"
+    (reason,) = report(by_replica={"small/1": 300}).failures()
+    assert reason == "not every replica answered the background load: {'small/1': 300}"
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
@@ -103,18 +115,24 @@ def answer(text: str, right: str, *, kind: str = "colour", version: str = "small
     return Answer(question, "chatcmpl-1", version, text, at_s, at_s + 0.2)
 
 
-def report(*, failed: int = 0, stored: int = 400) -> DemoReport:
+def report(
+    *,
+    failed: int = 0,
+    stored: int = 400,
+    swapped: tuple[str, ...] = ("small/0", "small/1"),
+    by_replica: Mapping[str, int] = MappingProxyType({"small/0": 149, "small/1": 151}),
+) -> DemoReport:
     kinds = {"colour": 0.5, "negated": 0.0}
     return DemoReport(
         engine="vllm",
         model="m",
         data="d",
-        replicas=1,
+        replicas=2,
         held_out=500,
         accuracy=Accuracy(base=0.65, sft=0.9, rollback=0.65),
         by_kind=KindAccuracy(base=kinds, sft=kinds, rollback=kinds),
         feedback=FeedbackCount(sent=400, stored=stored),
-        publish=Publication(version="vqa@1", seconds=0.3, steps={"stage": 0.1}),
+        publish=Publication(version="vqa@1", seconds=0.3, steps={"stage": 0.1}, replicas=swapped),
         load=LoadFigures(
             requests=300,
             failed=failed,
@@ -123,6 +141,7 @@ def report(*, failed: int = 0, stored: int = 400) -> DemoReport:
             ttft_ms_p99=90.0,
             in_flight_at_flip=3,
             differing_questions=20,
+            by_replica=dict(by_replica),
         ),
         seconds={"total": 200.0},
     )
@@ -147,6 +166,7 @@ def timeline() -> Timeline:
             45 + n / 3,
             45 + n / 3 + 0.08 + (n % 7) / 50,
             version="vqa@1" if 125 < 45 + n / 3 < 155 else "small@0",
+            replica=f"small/{n % 2}",
             ttft_s=0.05 + (n % 5) / 100 if n % 2 else None,
         )
         for n in range(390)
@@ -175,7 +195,7 @@ async def _load_against_a_server_that_fails_every_third() -> None:
         seen.append(bool(body.get("stream")))
         if len(seen) % 3 == 0:
             return web.json_response({"error": {"message": "no", "type": "x", "param": None, "code": "y"}}, status=503)
-        headers = {"x-tandem-version": "small@0"}
+        headers = {"x-tandem-version": "small@0", "x-tandem-replica": "small/0"}
         base = {"id": "chatcmpl-1", "created": 1, "model": "small@0"}
         message = {"role": "assistant", "content": "teal"}
         if not body.get("stream"):
@@ -198,6 +218,6 @@ async def _load_against_a_server_that_fails_every_third() -> None:
                         await asyncio.sleep(0)
     assert len(load.replies) == len(seen)
     assert sum(bool(reply.error) for reply in load.replies) == len(seen) // 3
-    assert {reply.version for reply in load.replies if not reply.error} == {"small@0"}
+    assert {(reply.version, reply.replica) for reply in load.replies if not reply.error} == {("small@0", "small/0")}
     assert {reply.ttft_s is None for reply in load.replies if not reply.error} == {True, False}
     assert set(seen) == {True, False}
