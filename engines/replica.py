@@ -25,6 +25,7 @@ NAMESPACE = "tandem"
 STATUS_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 30.0
 START_MARGIN_S = 30.0
+REVIVE_TIMEOUT_S = 60.0
 
 
 class Replica(Protocol):
@@ -83,14 +84,17 @@ class RayReplica:
     """A replica behind a Ray actor."""
 
     def __init__(self, installation: str, engine: str, number: int, config: EngineConfig, log_root: Path) -> None:
-        """Finds the actor or makes it. Raises `BadRequest` if one lives that was made with another configuration."""
+        """Raises `BadRequest` if an actor lives that was made with another configuration.
+
+        The first call finds the actor, or makes it where there is room.
+        """
         self.name = f"{engine}/{number}"
         self.engine = engine
         self._config = config
         self._log_dir = log_root / f"{engine}-{number}"
         self._actor_name = ActorName.of(installation, self.name, config)
+        self._actor: Any = None
         self._refuse_another_configuration()
-        self._actor = self._get_or_create()
 
     async def start(self) -> Endpoint:
         """Returns at once where the engine is ready: a gateway that comes back uses it again."""
@@ -126,7 +130,10 @@ class RayReplica:
         return status
 
     async def revive(self) -> None:
-        self._actor = await asyncio.to_thread(self._get_or_create)
+        try:
+            self._actor = await asyncio.wait_for(asyncio.to_thread(self._get_or_create), REVIVE_TIMEOUT_S)
+        except TimeoutError:
+            raise DeadlineExceeded(f"Ray made no actor for {self.name} within {REVIVE_TIMEOUT_S:.0f} s") from None
 
     def _refuse_another_configuration(self) -> None:
         from ray.util import list_named_actors
@@ -158,6 +165,8 @@ class RayReplica:
     async def _call(self, method: str, *arguments: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         import ray.exceptions
 
+        if self._actor is None:
+            await self.revive()
         try:
             return await asyncio.wait_for(getattr(self._actor, method).remote(*arguments), timeout_s)
         except ray.exceptions.RayTaskError as error:

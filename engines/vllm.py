@@ -66,6 +66,7 @@ async def build_of(python: str) -> Build:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     return _read_build(python, out)
 
 

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from engines.adapter.copies import copies_root
 from engines.errors import Unavailable
-from engines.placement import unplace
+from engines.placement import unplace, unplace_all
 from engines.replica import NAMESPACE, RayReplica, prefix_of
 from gateway import ray_daemon
 from gateway.board import ReplicaBoard
@@ -95,6 +95,7 @@ def connect(config: TandemConfig) -> None:
         )
         os.environ.update(daemon.environment())
         address = daemon.address
+    os.environ.update(ray_daemon.DRIVER_ENVIRONMENT)
     import ray  # reads its token's place from the environment once, when it is imported
 
     try:
@@ -114,6 +115,7 @@ async def stop_all(config: TandemConfig) -> tuple[str, ...]:
         for name in _engine_actors(installation_of(config)):
             await _stop_actor(name)
             ended.append(name)
+        unplace_all(prefix_of(installation_of(config)))  # those whose actor had died
         _disconnect()
     if not config.ray.address and await asyncio.to_thread(ray_daemon.stop, config.run_root):
         ended.append("ray")

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from engines.actor import ReplicaStatus
-from engines.errors import EngineDown, TandemError
+from engines.errors import DeadlineExceeded, EngineDown, TandemError
 from engines.replica import Replica
 from engines.types import Endpoint, EngineHealth, EngineState
 from gateway.board import ReplicaBoard
@@ -69,6 +69,7 @@ class Watch:
         self._patience = Patience()
         self._hanging_since_s: float | None = None
         self._num_looks = 0
+        self._said = ""
         self.tried = asyncio.Event()
         """Set once the replica is in service, or its first start has failed: see `trouble`."""
         self.trouble: Exception | None = None
@@ -133,28 +134,36 @@ class Watch:
             self._note_trouble(error)
             raise
         self.trouble = None
+        self._said = ""
         self.tried.set()
 
     async def _miss(self, error: Exception) -> None:
         """A call that failed says little of the engine, which answers users by itself; without an actor it is dead."""
-        why = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-        _log.warning(
-            *("replica %s: %s\n%s", self.replica.name, why, getattr(error, "detail", "")),
-            exc_info=not isinstance(error, TandemError),
-        )
-        self._board.missed(self.replica.name, self.replica.engine, why)
         if isinstance(error, EngineDown):
-            self._leave(why)
-            await self._revive()
+            self._leave(_words_of(error))
+            error = await self._revive() or error
         elif self._membership.suspend(self.replica):
             _log.warning("replica %s is suspended: it answers users, and no publish waits for it", self.replica.name)
+        if not isinstance(error, DeadlineExceeded | EngineDown):  # those may be over in a moment
+            self._note_trouble(error)
+        self._say(error)
 
-    async def _revive(self) -> None:
+    async def _revive(self) -> Exception | None:
         try:
             await self.replica.revive()
-        except Exception as error:  # Ray may be gone with the actor: the next look tries again
-            _log.warning("replica %s: no new actor could be made: %s", self.replica.name, error)
-            self._note_trouble(error)
+        except Exception as error:  # Ray may be gone too, or the node with the GPUs: the next look tries again
+            return error
+        return None
+
+    def _say(self, error: Exception) -> None:
+        """To the board at each look, to the log when it changes."""
+        why = _words_of(error)
+        self._board.missed(self.replica.name, self.replica.engine, why)
+        if why != self._said:
+            detail = error.detail if isinstance(error, TandemError) else ""
+            is_ours = isinstance(error, TandemError)
+            _log.warning("replica %s: %s\n%s", self.replica.name, why, detail, exc_info=None if is_ours else error)
+        self._said = why
 
     def _leave(self, why: str) -> None:
         if self._membership.leave(self.replica):
@@ -163,6 +172,10 @@ class Watch:
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = error
         self.tried.set()
+
+
+def _words_of(error: Exception) -> str:
+    return error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
 
 
 class Monitor:

@@ -220,7 +220,7 @@ async def _publish(demo: Demo, load: BackgroundLoad, checkpoint: Path) -> Publis
             published = await asyncio.to_thread(gateway.promote, ALIAS, registered.id)
         await _learn_answers(demo, published.version)
         demo.moments.append(Moment(f"swap to {published.version}", called_s + published.seconds))
-        places = " and ".join(published.replicas)
+        places = " and ".join(sorted(published.replicas))
         stage.note(f"{published.version} live on {places} after {published.seconds * 1000:.0f} ms")
     return published
 
@@ -255,7 +255,7 @@ def _report(demo: Demo, published: Publish, replies: Sequence[Reply]) -> DemoRep
             version=published.version,
             seconds=published.seconds,
             steps=published.steps,
-            replicas=tuple(published.replicas),
+            replicas=tuple(sorted(published.replicas)),
         ),
         load=_load_figures(demo, replies),
         seconds={**demo.progress.seconds, "total": round(time.monotonic() - demo.start_s, 2)},

@@ -148,6 +148,11 @@ def test_models_of_fake_engines_and_server_urls_stay_as_they_are(file: Path) -> 
             "engines.small.max_loras: 2 aliases need 5 slots, a live and a previous version each",
         ),
         (
+            {"engines": {"small": {"reserved_for_rollout": 2}}},
+            "engines.small.max_loras: 1 aliases need 5 slots, a live and a previous version each, one to stage the "
+            "next in, and 2 reserved for rollouts",
+        ),
+        (
             {"engines": {"small": {"kind": "vllm", "model": "org/none"}}},
             "engines.small.model: no such directory, and the hub cache has no org/none; download it first with: "
             "hf download org/none",
