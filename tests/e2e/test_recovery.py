@@ -1,16 +1,16 @@
 """What is killed comes back: engine and actor on a real Ray, with the fake engine."""
 
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
-from stack import WEIGHTS, Stack
+from replicas import find_replicas, replica
+from stack import WEIGHTS, Stack, wait_until
+
+from engines.lifeline import group_members
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
-DEADLINE_S = 60.0
+NAME = "small/0"
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.stop()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.05)
-
-
 def answers(stack: Stack) -> bool:
     body = {"model": "vqa", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
     with stack.client() as http:
@@ -35,27 +28,23 @@ def answers(stack: Stack) -> bool:
 
 
 def test_an_engine_that_is_killed_is_started_again(stack: Stack) -> None:
-    old = stack.engine_pids()
-    assert old
-    for pid in old:
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: bool(stack.engine_pids() - old) and answers(stack))
+    old = replica(stack, NAME).running
+    old.kill()
+    wait_until(lambda: engine_of(stack) not in (None, old.group) and answers(stack), "another engine answers")
 
 
 def test_an_actor_that_is_killed_takes_its_engine_along_and_both_come_back(stack: Stack) -> None:
-    old = stack.engine_pids()
-    (actor,) = [p for p in psutil.process_iter(["name", "cmdline"]) if is_actor_of(p, old)]
-    actor.kill()
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in old))
-    wait_for(lambda: bool(stack.engine_pids()) and answers(stack))
+    old = replica(stack, NAME)
+    old.kill_actor()
+    assert not group_members(old.running.group)
+    wait_until(lambda: engine_of(stack) not in (None, old.running.group) and answers(stack), "another engine answers")
+    assert replica(stack, NAME).actor_pid != old.actor_pid
 
 
-def is_actor_of(process: psutil.Process, engine_pids: set[int]) -> bool:
-    try:
-        is_worker = "EngineActor" in " ".join(process.info["cmdline"] or [])
-        return is_worker and bool(engine_pids & {child.pid for child in process.children(recursive=True)})
-    except psutil.NoSuchProcess:
-        return False
+def engine_of(stack: Stack) -> int | None:
+    """The process group of the replica's engine, if it has an actor and an engine."""
+    found = find_replicas(stack).get(NAME)
+    return None if found is None or found.engine is None else found.engine.group
 
 
 def test_another_configuration_of_a_running_engine_is_refused(stack: Stack) -> None:
