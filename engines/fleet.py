@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from engines.adapter import Parcel
@@ -56,8 +56,17 @@ class Fleet:
         answers = await self._ask(lambda replica: replica.release(self.owner, version))
         return _misses(self.names, answers)
 
+    def judge(self, check: Callable[..., T], *answers: Sequence[object]) -> tuple[T, ...]:
+        """`check` of each replica's answers; what it refuses of all of them is refused, of some it is their fault."""
+        return self._settle([_outcome(check, *each) for each in zip(*answers, strict=True)])
+
+    def only(self, is_wanted: Callable[[Replica], bool]) -> Fleet:
+        return replace(self, replicas=tuple(replica for replica in self.replicas if is_wanted(replica)))
+
     async def _all(self, ask: Callable[[Replica], Awaitable[T]]) -> tuple[T, ...]:
-        answers = await self._ask(ask)
+        return self._settle(await self._ask(ask))
+
+    def _settle(self, answers: Sequence[T | BaseException]) -> tuple[T, ...]:
         misses = _misses(self.names, answers)
         if misses:
             raise _verdict(misses, len(self.replicas))
@@ -65,6 +74,13 @@ class Fleet:
 
     async def _ask(self, ask: Callable[[Replica], Awaitable[T]]) -> list[T | BaseException]:
         return await asyncio.gather(*(ask(replica) for replica in self.replicas), return_exceptions=True)
+
+
+def _outcome(check: Callable[..., T], *answers: object) -> T | BaseException:
+    try:
+        return check(*answers)
+    except Refused as error:
+        return error
 
 
 def _misses(names: Sequence[str], answers: Sequence[object]) -> tuple[Miss, ...]:

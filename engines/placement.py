@@ -49,6 +49,10 @@ def place(actor_name: str, config: EngineConfig) -> Placement:
 
     check_head()
     num_gpus = _num_gpus(config, int(ray.cluster_resources().get("GPU", 0)))
+    if not num_gpus and actor_name in _groups(actor_name):
+        raise Unavailable(
+            f"{actor_name} has had GPUs of this cluster, which has none now: it is placed again when their node is back"
+        )
     replica, _, _ = actor_name.rpartition(":")
     for name in _groups(f"{replica}:"):
         if not num_gpus or name != actor_name:

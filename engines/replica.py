@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +94,8 @@ class RayReplica:
         self._config = config
         self._log_dir = log_root / f"{engine}-{number}"
         self._actor_name = ActorName.of(installation, self.name, config)
+        # A thread of its own: waiting for room on the cluster must not use up those that others need.
+        self._making = ThreadPoolExecutor(1, thread_name_prefix=f"make {self.name}")
         self._actor: Any = None
         self._refuse_another_configuration()
 
@@ -131,7 +134,8 @@ class RayReplica:
 
     async def revive(self) -> None:
         try:
-            self._actor = await asyncio.wait_for(asyncio.to_thread(self._get_or_create), REVIVE_TIMEOUT_S)
+            making = asyncio.get_running_loop().run_in_executor(self._making, self._get_or_create)
+            self._actor = await asyncio.wait_for(making, REVIVE_TIMEOUT_S)
         except TimeoutError:
             raise DeadlineExceeded(f"Ray made no actor for {self.name} within {REVIVE_TIMEOUT_S:.0f} s") from None
 
@@ -173,6 +177,8 @@ class RayReplica:
             if isinstance(error.cause, TandemError):
                 raise error.cause from None
             raise
+        except ray.exceptions.ActorUnavailableError as error:  # it may live, and its engine answer users
+            raise DeadlineExceeded(f"the actor of replica {self.name} cannot be reached at this moment") from error
         except ray.exceptions.RayError as error:
             raise EngineDown(
                 f"the actor of replica {self.name} cannot be reached; the gateway starts another"

@@ -139,7 +139,10 @@ def _engine_actors(installation: str) -> list[str]:
 async def _stop_actor(name: str) -> None:
     import ray
 
-    actor = ray.get_actor(name, namespace=NAMESPACE)
+    try:
+        actor = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:  # Ray's way to say that it has died meanwhile
+        return
     try:
         await asyncio.wait_for(actor.stop.remote(), timeout=30.0)
     except (TimeoutError, ray.exceptions.RayError) as error:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from engines.adapter import pack
-from engines.errors import NotFound, Unavailable
+from engines.adapter import WEIGHTS_FILE, pack
+from engines.errors import EngineFault, NotFound, Unavailable
 from engines.fleet import Fleet
 from engines.ledger import SERVING
 from engines.replica import Replica
@@ -76,25 +76,41 @@ class Membership:
             if not self.is_member(replica):
                 return
             named = await self._named(replica.engine)
-            await replica.keep_only(SERVING, self._kept(named))
+            kept = self._kept(named)
+            await replica.keep_only(SERVING, kept)
+            held = self._routed(replica)
+            for version in held.difference(kept):
+                self._routes.remove_version(replica.name, version)
             try:
-                await replica.renew(SERVING, named, LEASE_TTL_S)
+                # What is in use is renewed too: an expired lease is a slot that the next load may take.
+                await replica.renew(SERVING, [version for version in kept if version in held], LEASE_TTL_S)
             except NotFound:
                 for version in named:
                     await self._bring(replica, version)
 
     async def _bring(self, replica: Replica, version: VersionName) -> None:
         row = await asyncio.to_thread(self._store.versions.get, version)
-        await replica.copy(await asyncio.to_thread(pack, version, row.path))
-        await replica.load(SERVING, version, LEASE_TTL_S)
+        parcel = await asyncio.to_thread(pack, version, row.path)
+        if parcel.sha256_of(WEIGHTS_FILE) != row.weights_sha256:
+            raise EngineFault(f"the files of {version} in {row.path} are not those that were registered: restore them")
+        await replica.copy(parcel)
+        loaded = await replica.load(SERVING, version, LEASE_TTL_S)
+        if loaded.sha256 != row.weights_sha256:
+            raise EngineFault(f"replica {replica.name} read other weights for {version} than the registry holds")
         self._routes.add_version(replica.name, version)
 
     async def _named(self, engine: str) -> tuple[VersionName, ...]:
-        """From the database, which knows of a flip that this process has not seen."""
-        rows = await asyncio.to_thread(self._store.aliases.all)
+        """From the database, which knows of a flip that this process has not seen; of the configured aliases only."""
+        configured = self._routes.snapshot.aliases
+        rows = [row for row in await asyncio.to_thread(self._store.aliases.all) if row.name in configured]
         names = {name for row in rows if row.engine == engine for name in (row.live, row.previous) if name is not None}
         return tuple(sorted(name for name in names if not name.is_base))
 
+    def _routed(self, replica: Replica) -> frozenset[VersionName]:
+        route = self._routes.snapshot.replicas.get(replica.name)
+        return route.versions if route is not None else frozenset()
+
     def _kept(self, named: tuple[VersionName, ...]) -> tuple[VersionName, ...]:
         """With what requests are on still: what drains is dropped by a later look."""
-        return (*named, *(version for version in self._routes.held_versions() if version not in named))
+        in_use = (version for version in self._routes.held_versions() if not version.is_base and version not in named)
+        return (*named, *in_use)

@@ -70,8 +70,9 @@ class Watch:
         self._hanging_since_s: float | None = None
         self._num_looks = 0
         self._said = ""
-        self.tried = asyncio.Event()
-        """Set once the replica is in service, or its first start has failed: see `trouble`."""
+        self.news = asyncio.Event()
+        """Set when `has_served` or `trouble` changes."""
+        self.has_served = False
         self.trouble: Exception | None = None
 
     async def run(self) -> None:
@@ -135,7 +136,8 @@ class Watch:
             raise
         self.trouble = None
         self._said = ""
-        self.tried.set()
+        self.has_served = True
+        self.news.set()
 
     async def _miss(self, error: Exception) -> None:
         """A call that failed says little of the engine, which answers users by itself; without an actor it is dead."""
@@ -171,7 +173,7 @@ class Watch:
 
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = error
-        self.tried.set()
+        self.news.set()
 
 
 def _words_of(error: Exception) -> str:
@@ -199,20 +201,15 @@ class Monitor:
 
 
 async def _first_of(watches: list[Watch]) -> None:
-    waiting = {asyncio.create_task(_tried(watch)) for watch in watches}
-    trouble: Exception | None = None
-    try:
-        for finished in asyncio.as_completed(tuple(waiting)):
-            trouble = await finished
-            if trouble is None:
-                return
-    finally:
-        for task in waiting:
-            task.cancel()
-    if trouble is not None:
-        raise trouble
-
-
-async def _tried(watch: Watch) -> Exception | None:
-    await watch.tried.wait()
-    return watch.trouble
+    while not any(watch.has_served for watch in watches):
+        troubles = [watch.trouble for watch in watches if watch.trouble is not None]
+        if len(troubles) == len(watches):
+            raise troubles[0]
+        waiting = [asyncio.create_task(watch.news.wait()) for watch in watches]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        for watch in watches:
+            watch.news.clear()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from engines.adapter import VerifiedAdapter, pack
@@ -109,7 +110,7 @@ class Publisher:
     async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet) -> str:
         loaded = await fleet.load(row.name)
         profile = self._registry.base_of(row.engine).profile
-        proofs = [check_delivery(one, row.weights_sha256, verified.modules, profile) for one in loaded]
+        proofs = fleet.judge(lambda one: check_delivery(one, row.weights_sha256, verified.modules, profile), loaded)
         await self._advance(row, VersionState.STAGED)
         for name in fleet.names:
             self._routes.add_version(name, row.name)
@@ -122,7 +123,7 @@ class Publisher:
         if prompts:
             base = VersionName(row.engine, 0)
             plain, tuned = await asyncio.gather(fleet.probe(base, prompts), fleet.probe(row.name, prompts))
-            proofs = [check_agreement(records, *scores) for scores in zip(plain, tuned, strict=True)]
+            proofs = fleet.judge(partial(check_agreement, records), plain, tuned)
             worst = max(proofs, key=lambda one: one.error)
             if worst.is_measurable:
                 proof = (
@@ -145,7 +146,8 @@ class Publisher:
 
     async def _read_aliases(self) -> None:
         for alias in await asyncio.to_thread(self._store.aliases.all):
-            self._routes.set_alias(alias)
+            if alias.name in self._routes.snapshot.aliases:  # another one is not in the configuration any more
+                self._routes.set_alias(alias)
 
     async def _flip(
         self,
@@ -183,7 +185,8 @@ class Publisher:
         """On every replica that can; on one that can't, `Membership` drops it when the replica is back."""
         for replica_name in fleet.names:
             self._routes.remove_version(replica_name, name)
-        for miss in await fleet.release(name):
+        # One that left meanwhile may be starting anew, and would be waited for.
+        for miss in await fleet.only(self._membership.is_member).release(name):
             _log.warning("%s is still loaded on %s: %s", name, miss.replica, miss.error)
 
     async def _advance(self, row: VersionRow, state: VersionState) -> None:

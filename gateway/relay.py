@@ -86,7 +86,8 @@ class Relay:
             ):
                 await self._send(call, reply, send)
             reply.succeed()
-            self._services.board.note_ttft(reply.target.replica.name, reply.ttft_s)
+            if call.stream:
+                self._services.board.note_ttft(reply.target.replica.name, reply.ttft_s)
         except TimeoutError:
             call.status = DeadlineExceeded.status
             raise DeadlineExceeded("The engine did not answer in time; ask for fewer tokens, or retry.") from None

@@ -4,12 +4,14 @@ No model library is needed: safetensors headers are parsed here, and numpy finds
 """
 
 from engines.adapter.base import BaseModel, base_hash_of, read_base
+from engines.adapter.directory import WEIGHTS_FILE
 from engines.adapter.install import install
 from engines.adapter.manifest import Manifest, ProbeRecord, read_manifest, tensor_hashes, write_manifest
 from engines.adapter.parcel import Parcel, pack
 from engines.adapter.verify import VerifiedAdapter, verify
 
 __all__ = [
+    "WEIGHTS_FILE",
     "BaseModel",
     "Manifest",
     "Parcel",

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from engines.adapter.parcel import Parcel
-from engines.errors import EngineFault, NotFound
+from engines.errors import EngineFault, NotFound, Unavailable
 from engines.types import VersionName
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point, not a temporary file
@@ -37,16 +37,20 @@ class AdapterCopies:
         self._hashes: dict[VersionName, dict[str, str]] = {}
 
     def put(self, parcel: Parcel) -> Path:
-        """Writes the parcel's files, whole or not at all, over whatever is there of that version."""
+        """Writes the files, whole or not at all, over what is there of that version. `Unavailable` without room."""
         directory = self._directory(parcel.version)
         temporary = self.root / f".{directory.name}.{secrets.token_hex(4)}.tmp"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.mkdir()
         try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.mkdir()
             for file in parcel.files:
                 (temporary / file.name).write_bytes(file.data)
             shutil.rmtree(directory, ignore_errors=True)
             temporary.rename(directory)
+        except OSError as error:
+            raise Unavailable(
+                f"the files of {parcel.version} cannot be written to {self.root} ({error.strerror}): make room there"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._hashes[parcel.version] = {file.name: file.sha256 for file in parcel.files}

@@ -33,9 +33,9 @@ class Parcel:
     version: VersionName
     files: tuple[ParcelFile, ...]
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(len(file.data) for file in self.files)
+    def sha256_of(self, name: str) -> str | None:
+        """None if there is no such file."""
+        return next((file.sha256 for file in self.files if file.name == name), None)
 
 
 def pack(version: VersionName, directory: Path) -> Parcel:

@@ -13,6 +13,7 @@ from tiny_adapter import lora_tensors, write_adapter
 
 from engines.actor import EngineActor
 from engines.adapter import pack
+from engines.adapter.copies import AdapterCopies
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, Conflict, EngineFault, NotFound, Unavailable
 from engines.fake import FakeEngine
@@ -107,6 +108,13 @@ async def test_a_copy_that_was_truncated_is_found_before_the_engine_reads_it(
     assert await held(actor) == []
     await load(actor, tmp_path, 1)
     assert await held(actor) == [version(1)]
+
+
+async def test_a_place_for_copies_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, where a directory is wanted")
+    copies = AdapterCopies(tmp_path / "taken")
+    with pytest.raises(Unavailable, match="make room"):
+        copies.put(pack(version(1), adapter(tmp_path, 1)))
 
 
 async def test_a_copy_lives_as_long_as_its_adapter(actor: EngineActor, tmp_path: Path) -> None:

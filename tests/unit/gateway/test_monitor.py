@@ -218,3 +218,13 @@ async def test_a_gateway_does_not_start_where_every_replica_of_an_engine_fails(s
     with pytest.raises(NotFound, match="no such model"):
         await asyncio.wait_for(monitor.first_service(), 30)
     running.cancel()
+
+
+async def test_a_replica_that_joins_at_its_second_try_is_enough_to_serve(scene: Scene) -> None:
+    await scene.look()
+    scene.watch._note_trouble(EngineDown("the first try"))
+    scene.watch.has_served = False
+    without_room = scene.watch_over(WatchedReplica("small/1"))
+    waiting = asyncio.create_task(Monitor((scene.watch, without_room)).first_service())
+    await scene.watch._join(scene.replica.endpoint)
+    await asyncio.wait_for(waiting, 30)

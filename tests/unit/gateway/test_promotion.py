@@ -33,6 +33,7 @@ class ScriptedReplica:
         self.engine = "small"
         self.copies: set[VersionName] = set()
         self.held: set[VersionName] = set()
+        self.renewed: set[VersionName] = set()
         self.fail_load: Exception | None = None
         self.fail_release: Exception | None = None
         self.lose_modules = False
@@ -62,6 +63,7 @@ class ScriptedReplica:
         self.copies &= set(versions)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
+        self.renewed |= set(versions)
         if missing := set(versions) - self.held:
             raise NotFound(f"{missing} is not leased")
 
@@ -175,6 +177,10 @@ async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> 
 async def test_an_engine_that_did_not_load_what_was_registered_is_found(site: Site, fault: str) -> None:
     name = await site.register(1)
     setattr(site.replicas[0], fault, True)
+    with pytest.raises(EngineFault, match="small/0"):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.VERIFIED
+    setattr(site.replicas[1], fault, True)
     with pytest.raises(AdapterRefused):
         await site.publisher.promote(ALIAS, name)
     assert all(r.held == set() for r in site.replicas)
@@ -250,7 +256,8 @@ async def test_a_standby_that_is_refused_stays_what_the_alias_can_roll_back_to(s
     first, second = [await site.register(seed) for seed in (1, 2)]
     for name in (first, second):
         await site.publisher.promote(ALIAS, name)
-    site.replicas[0].wrong_bytes = True
+    for replica in site.replicas:
+        replica.wrong_bytes = True
     with pytest.raises(AdapterRefused):
         await site.publisher.promote(ALIAS, first)
     assert site.state(first) is VersionState.STANDBY
@@ -261,7 +268,8 @@ async def test_a_rolled_back_version_that_is_refused_is_rejected(site: Site) -> 
     name = await site.register(1)
     await site.publisher.promote(ALIAS, name)
     await site.publisher.rollback(ALIAS)
-    site.replicas[0].wrong_bytes = True
+    for replica in site.replicas:
+        replica.wrong_bytes = True
     with pytest.raises(AdapterRefused):
         await site.publisher.promote(ALIAS, name)
     assert site.state(name) is VersionState.REJECTED
@@ -363,6 +371,7 @@ async def test_what_could_not_be_unloaded_while_in_use_is_dropped_later(site: Si
         await site.publisher.rollback(ALIAS)
         await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
         assert name in site.replicas[0].held
+        assert name in site.replicas[0].renewed
     await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
     assert site.replicas[0].held == set()
 
@@ -373,3 +382,24 @@ async def test_a_member_that_lost_a_lease_loads_it_again(site: Site) -> None:
     site.replicas[0].held.clear()
     await site.membership.tend(site.replicas[0])  # type: ignore[arg-type]
     assert site.replicas[0].held == {name}
+
+
+async def test_a_replica_does_not_join_with_registry_files_that_changed(site: Site) -> None:
+    name = await site.register(1)
+    await site.publisher.promote(ALIAS, name)
+    weights = site.store.versions.get(name).path / "adapter_model.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    newcomer = ScriptedReplica(2, site.registry)
+    with pytest.raises(EngineFault, match="not those that were registered"):
+        await site.join(newcomer)
+    assert "small/2" not in site.routes.snapshot.replicas
+
+
+async def test_an_alias_that_is_not_configured_any_more_is_neither_loaded_nor_routed(site: Site) -> None:
+    site.store.aliases.ensure("old", "small")
+    name = await site.register(1)
+    site.replicas[1].fail_load = EngineDown("the engine died")
+    with pytest.raises(EngineDown):
+        await site.publisher.promote(ALIAS, name)
+    assert set(site.routes.snapshot.aliases) == {ALIAS}
