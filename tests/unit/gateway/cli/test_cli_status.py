@@ -91,10 +91,15 @@ def test_a_watch_goes_on_while_no_gateway_answers(tmp_path: Path) -> None:
     assert code == 0
 
 
+def hear_interrupts() -> None:
+    """Where the tests run in the background of a script, SIGINT is ignored, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def watch(num_lines: int, *arguments: str, cwd: Path | None = None) -> tuple[list[str], int]:
     """The first lines of a watch that is then interrupted, and its exit code."""
     command = [sys.executable, "-m", "gateway.cli", "status", "--watch", "--every", "0.05", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd, preexec_fn=hear_interrupts) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(num_lines)]
         process.send_signal(signal.SIGINT)
@@ -106,7 +111,7 @@ def watch_on_terminal(*arguments: str) -> tuple[str, int]:
     """What is drawn until the second look, and the exit code after Ctrl-C."""
     command = [sys.executable, "-m", "gateway.cli", "status", "--watch", "--every", "0.05", *arguments]
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, preexec_fn=hear_interrupts) as process:
         drawn = ""
         while drawn.count("small/0") < 2:
             drawn += os.read(ours, 65536).decode(errors="replace")
