@@ -41,7 +41,7 @@ class Membership:
 
     def fleet(self, engine: str) -> Fleet:
         """The members of one engine. Raises `Unavailable` if there is none."""
-        members = tuple(member for member in self._members.values() if member.engine == engine)
+        members = tuple(self._members[name] for name in sorted(self._members) if self._members[name].engine == engine)
         if not members:
             raise Unavailable(f"no replica of engine '{engine}' is in service: look at `tandem status`")
         return Fleet(members, SERVING, LEASE_TTL_S)
