@@ -149,7 +149,7 @@ def test_a_forgotten_replica_is_not_shown() -> None:
 
 
 async def test_the_gateway_lists_its_replicas_without_their_address(stack: Stack) -> None:
-    await stack.chat("hello")
+    await stack.chat("hello", stream=True)
     body = (await stack.http.get("/v1/replicas")).json()
     assert body.keys() == {"object", "data", "has_more"}
     (row,) = body["data"]
