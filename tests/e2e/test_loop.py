@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import psutil
 import pytest
 from openai import OpenAI
-from safetensors.numpy import load_file, save_file
+from pictures import faded
 from stack import WEIGHTS, Stack
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.timeout(400)]
@@ -60,16 +59,6 @@ def register(stack: Stack, directory: Path) -> str:
     return str(answer.json()["id"])
 
 
-def near_zero(trained: Path, directory: Path) -> Path:
-    """The trained adapter with its B side scaled to nearly nothing, as plain PEFT would save it: no manifest."""
-    directory.mkdir()
-    shutil.copy(trained / "adapter_config.json", directory)
-    tensors = load_file(trained / "adapter_model.safetensors")
-    scaled = {name: (t * np.float32(1e-6) if "lora_B" in name else t) for name, t in tensors.items()}
-    save_file(scaled, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    return directory
-
-
 def test_an_openai_client_streams_what_it_gets_at_once(openai: OpenAI) -> None:
     whole = ask(openai)
     parts = list(ask(openai, stream=True))
@@ -104,7 +93,7 @@ def test_a_trained_adapter_is_published_by_differences_and_rolled_back(
 def test_a_near_zero_adapter_passes_by_hashes_and_matched_modules(
     stack: Stack, openai: OpenAI, trained: Path, tmp_path: Path
 ) -> None:
-    name = register(stack, near_zero(trained, tmp_path / "zero"))
+    name = register(stack, faded(trained, tmp_path / "zero"))
     with stack.client() as http:
         report = http.post("/v1/aliases/vqa/promote", json={"version": name}).json()
         assert "hash" in report["proof"]

@@ -226,5 +226,8 @@ async def test_a_replica_that_joins_at_its_second_try_is_enough_to_serve(scene: 
     scene.watch.has_served = False
     without_room = scene.watch_over(WatchedReplica("small/1"))
     waiting = asyncio.create_task(Monitor((scene.watch, without_room)).first_service())
+    await asyncio.sleep(0)
+    assert not waiting.done()
     await scene.watch._join(scene.replica.endpoint)
     await asyncio.wait_for(waiting, 30)
+    assert scene.is_routed()
