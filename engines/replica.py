@@ -109,7 +109,12 @@ class RayReplica:
         return endpoint
 
     async def copy(self, parcel: Parcel) -> None:
-        await self._call("copy", parcel)
+        import ray
+
+        if self._actor is None:
+            await self.revive()  # connects; only then there is an object store
+        # A large adapter takes longer to serialize than the event loop may be kept from its streams.
+        await self._call("copy", await asyncio.to_thread(ray.put, parcel))
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         loaded: LoadedAdapter = await self._call("load", owner, version, ttl_s)

@@ -64,7 +64,7 @@ class SftConfig(Section):
     """Steps between checkpoints; the last step always writes one."""
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
     """The job fails if more than this share of the rows is bad."""
-    probe_size: int = Field(6, ge=1, le=64)
+    probe_size: int = Field(4, ge=1, le=64)
     """How many fixed prompts the manifest carries as proof of delivery."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the order of examples and of the adapter's first weights."""

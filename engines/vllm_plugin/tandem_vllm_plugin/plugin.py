@@ -20,7 +20,7 @@ from .shelf import AdapterShelf, Held
 
 MAX_ADAPTERS_VARIABLE = "TANDEM_MAX_ADAPTERS"
 MAX_PROBE_PROMPTS = 64
-PROBES_AT_ONCE = 4
+PROBES_AT_ONCE = 8
 router = APIRouter(prefix="/tandem")
 _log = logging.getLogger("tandem_vllm_plugin")
 

@@ -40,8 +40,11 @@ class AdapterShelf:
         async with self._lock:
             if (known := self._held.get(version)) is not None:
                 return _same(known, slot_id, path)
-            await self._make_room(version, slot_id)
-            sha256 = await asyncio.to_thread(_sha256, Path(path) / WEIGHTS_FILE)
+            self._check_room(version, slot_id)
+            # Each call to the engine waits for its current step, so what can go together goes together.
+            sha256, _ = await asyncio.gather(
+                asyncio.to_thread(_sha256, Path(path) / WEIGHTS_FILE), self._remove_orphans()
+            )
             try:
                 modules = await self._load(version, slot_id, path)
             except BaseException:
@@ -66,7 +69,7 @@ class AdapterShelf:
             by_id = {held.slot_id: held for held in self._held.values()}
             return [by_id.get(slot_id, Held(f"unnamed@{slot_id}", slot_id, "", "", ())) for slot_id in sorted(ids)]
 
-    async def _make_room(self, version: str, slot_id: int) -> None:
+    def _check_room(self, version: str, slot_id: int) -> None:
         if slot_id in {held.slot_id for held in self._held.values()}:
             raise Refusal(409, "conflict", f"slot id {slot_id} is taken; {version} needs an id of its own")
         if len(self._held) >= self._max_adapters:
@@ -74,6 +77,8 @@ class AdapterShelf:
             raise Refusal(
                 503, "no_adapter_slot", f"all {self._max_adapters} slots are taken by {names}; drop one first"
             )
+
+    async def _remove_orphans(self) -> None:
         ours = {held.slot_id for held in self._held.values()}
         for orphan in set(await self._engine.list_loras()) - ours:
             await self._engine.remove_lora(orphan)
@@ -84,8 +89,7 @@ class AdapterShelf:
         request = LoRARequest(lora_name=version, lora_int_id=slot_id, lora_path=path)
         try:
             await self._engine.add_lora(request)
-            await self._engine.pin_lora(slot_id)
-            modules = await self._modules(slot_id)
+            _, modules = await asyncio.gather(self._engine.pin_lora(slot_id), self._modules(slot_id))
         except Exception as error:  # named boundary: whatever vLLM raises for an adapter it won't have
             if self._engine.errored:
                 raise Refusal(503, "engine_down", "the engine died while loading the adapter; read its log") from error
