@@ -37,10 +37,10 @@ class Submission:
 
 def submit(config: TandemConfig, method: str, job_file: Path, settings: tuple[str, ...]) -> Submission:
     """Checks the job's file, then hands it to Ray. Raises `BadRequest` (a bad setting) or `Unavailable` (no Ray)."""
-    from learners.config import ROOT_VARIABLE, load_job
+    from learners.config import METHODS, ROOT_VARIABLE, load_job
 
     os.environ[ROOT_VARIABLE] = str(config.jobs.root)
-    job = load_job(job_file, settings)
+    job = load_job(job_file, settings, METHODS[method])
     command = [sys.executable, "-m", "learners", method, "--config", str(job_file.absolute())]
     for setting in settings:
         command += ["--set", setting]

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from engines.errors import AdapterRefused, BadRequest, TandemError
-from learners.config import load_job
+from learners.config import SftConfig, load_job
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 4
 
@@ -52,7 +52,7 @@ def sft(
     as_json: JsonOption = False,
 ) -> None:
     """Train a LoRA adapter on the answers of a data file. Run the same job again to resume it."""
-    job = load_job(config, overrides or ())
+    job = load_job(config, overrides or (), SftConfig)
     from learners.sft import run_sft
     from learners.status import JobStatus
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from engines.adapter.files import write_atomic
 from engines.errors import Conflict
 from learners.checkpoint import Checkpoint, list_checkpoints, remove_partial
-from learners.config import SftConfig
+from learners.config import JobConfig
 from learners.data.readers import RejectedRow, write_rejected
 from learners.events import EventLog
 from learners.status import JobResult, JobStatus, check_transition
@@ -79,7 +79,7 @@ class JobDirectory:
 
 
 @contextmanager
-def open_job(config: SftConfig) -> Iterator[JobDirectory]:
+def open_job(config: JobConfig) -> Iterator[JobDirectory]:
     """Creates or reopens the job's directory and holds it. Raises `Conflict`: held by another, or another's."""
     job = JobDirectory(config.job_path)
     job.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def open_job(config: SftConfig) -> Iterator[JobDirectory]:
             yield job
 
 
-def begin(config: SftConfig, *, num_steps: int = 0, num_rows: int = 0, num_rejected: int = 0) -> JobResult:
+def begin(config: JobConfig, *, num_steps: int = 0, num_rows: int = 0, num_rejected: int = 0) -> JobResult:
     """The result of a job that has just begun."""
     return JobResult(
         status=JobStatus.RUNNING,
@@ -130,7 +130,7 @@ def _lock(descriptor: int, patience_s: float = 1.0) -> bool:
             time.sleep(0.02)
 
 
-def _claim(job: JobDirectory, config: SftConfig) -> None:
+def _claim(job: JobDirectory, config: JobConfig) -> None:
     text = config.to_toml().encode()
     if not job.config_file.exists():
         write_atomic(job.config_file, text)

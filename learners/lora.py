@@ -9,7 +9,7 @@ from engines.adapter import verify
 from engines.adapter.base import BaseModel
 from engines.errors import BadRequest, Internal
 from engines.profiles import FamilyProfile
-from learners.config import SftConfig
+from learners.config import JobConfig
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_model(config: SftConfig, base: BaseModel, adapter: Path | None) -> PeftModel:
+def load_model(config: JobConfig, base: BaseModel, adapter: Path | None) -> PeftModel:
     """The base with `adapter` on it, or with a new one that changes nothing yet. Raises `BadRequest`, `AdapterRefused`.
 
     The adapter's weights are float32 whatever the base's dtype is.
@@ -43,7 +43,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def pick_device(config: SftConfig) -> torch.device:
+def pick_device(config: JobConfig) -> torch.device:
     """Raises `BadRequest` if a GPU is asked for and there is none."""
     import torch
 
@@ -53,7 +53,7 @@ def pick_device(config: SftConfig) -> torch.device:
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
 
 
-def _load_base(config: SftConfig) -> PreTrainedModel:
+def _load_base(config: JobConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -64,7 +64,7 @@ def _load_base(config: SftConfig) -> PreTrainedModel:
     return model.to(device)
 
 
-def _lora_config(config: SftConfig, family: FamilyProfile) -> LoraConfig:
+def _lora_config(config: JobConfig, family: FamilyProfile) -> LoraConfig:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -77,7 +77,7 @@ def _lora_config(config: SftConfig, family: FamilyProfile) -> LoraConfig:
     )
 
 
-def _check_adapter(config: SftConfig, base: BaseModel, adapter: Path) -> None:
+def _check_adapter(config: JobConfig, base: BaseModel, adapter: Path) -> None:
     verified = verify(adapter, base, max_rank=config.rank)
     if (verified.rank, verified.alpha) != (config.rank, config.alpha):
         raise BadRequest(

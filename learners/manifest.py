@@ -12,14 +12,14 @@ from engines.adapter import Manifest, ProbeRecord, tensor_hashes
 from engines.adapter.base import BaseModel
 from engines.errors import BadRequest
 from engines.types import VersionName
-from learners.config import SftConfig
+from learners.config import JobConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a job's adapters come from: the same for all of its checkpoints."""
 
-    config: SftConfig
+    config: JobConfig
     base: BaseModel
     data_hash: str
 
@@ -41,7 +41,7 @@ class Origin:
         )
 
 
-def parent_version(config: SftConfig) -> str | None:
+def parent_version(config: JobConfig) -> str | None:
     """The version that training goes on from: as configured, or as the registry names the parent's directory."""
     if config.parent_version or not config.parent:
         return config.parent_version

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from engines.adapter import write_manifest
 from engines.adapter.directory import WEIGHTS_FILE
 from learners.checkpoint import TRAINER_STATE, writing_checkpoint
+from learners.config import SftConfig
 from learners.data.examples import Example
 from learners.lora import save_adapter
 from learners.manifest import Origin
@@ -29,7 +30,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: Run,
+        run: Run[SftConfig],
         *,
         model: PeftModel,
         probe: Probe,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import traceback
+from typing import Generic, TypeVar
 
 from engines.errors import TandemError
-from learners.config import SftConfig
+from learners.config import JobConfig
 from learners.events import Level
 from learners.job import JobDirectory, begin
 from learners.status import JobResult, JobStatus
 
+C = TypeVar("C", bound=JobConfig)
 
-class Run:
+
+class Run(Generic[C]):
     """Keeps `result.json` true: `running` while the block runs, and how it ended afterwards."""
 
-    def __init__(self, config: SftConfig, job: JobDirectory) -> None:
+    def __init__(self, config: C, job: JobDirectory) -> None:
         self.config = config
         self.job = job
         before = job.read_result()

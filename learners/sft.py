@@ -50,7 +50,7 @@ def run_sft(config: SftConfig) -> JobResult:
         )
 
 
-def _run(run: Run, request: CancelRequest) -> int:
+def _run(run: Run[SftConfig], request: CancelRequest) -> int:
     """Trains until the schedule's end, which it returns, or until the step in which a signal came."""
     config = run.config
     data = _read_data(run)
@@ -72,7 +72,12 @@ def _run(run: Run, request: CancelRequest) -> int:
 
 
 def _train(
-    run: Run, request: CancelRequest, processor: object, data: DataSet, schedule: Schedule, newest: Checkpoint | None
+    run: Run[SftConfig],
+    request: CancelRequest,
+    processor: object,
+    data: DataSet,
+    schedule: Schedule,
+    newest: Checkpoint | None,
 ) -> None:
     from learners.data.collate import Encoder
     from learners.lora import load_model
@@ -104,13 +109,13 @@ def _train(
             train(trainer, newest)
 
 
-def _read_data(run: Run) -> DataSet:
+def _read_data(run: Run[SftConfig]) -> DataSet:
     data = read_data(Path(run.config.data))
     _judge(run, data)
     return data
 
 
-def _within_length(run: Run, data: DataSet, encoder: Encoder) -> DataSet:
+def _within_length(run: Run[SftConfig], data: DataSet, encoder: Encoder) -> DataSet:
     """Moves the examples of rows that are longer than `max_length` to the bad rows."""
     bound = run.config.max_length
     if bound is None:
@@ -130,7 +135,7 @@ def _within_length(run: Run, data: DataSet, encoder: Encoder) -> DataSet:
     return shorter
 
 
-def _judge(run: Run, data: DataSet) -> None:
+def _judge(run: Run[SftConfig], data: DataSet) -> None:
     """Counts and keeps the bad rows. Raises `Refused` if they are too many."""
     run.update(num_rows=data.num_rows, num_rejected=len(data.rejected))
     run.job.write_rejected(data.rejected)
@@ -156,7 +161,7 @@ def _schedule(config: SftConfig, data: DataSet) -> Schedule:
     )
 
 
-def _resume_point(run: Run, data: DataSet) -> Checkpoint | None:
+def _resume_point(run: Run[SftConfig], data: DataSet) -> Checkpoint | None:
     """The newest whole checkpoint, whose metrics become the result's.
 
     Raises `Conflict` if the data is not what it was trained on.

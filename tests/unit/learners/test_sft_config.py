@@ -31,7 +31,7 @@ def job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("rank=513", "rank: "),
         ("learning_rate=-1", "learning_rate: "),
         ("gradient_accumulation=3", "gradient_accumulation: must divide batch_size, which is 16"),
-        ("method=grpo", "method: "),
+        ("method=other", "method: "),
         ("name=../elsewhere", "name: "),
         ("model=nowhere", "model: "),
         ("data=nothing.jsonl", "data: no file at"),

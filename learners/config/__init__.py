@@ -1,0 +1,22 @@
+"""The configuration of a training job: one TOML file in, one frozen value out. Imports no model library.
+
+The gateway reads it too, to refuse a bad hyperparameter by name before a job starts.
+"""
+
+from learners.config.grpo import Algorithm, GrpoConfig
+from learners.config.job import DEFAULT_ROOT, JobConfig
+from learners.config.load import METHODS, ROOT_VARIABLE, load_job, resolve, validate
+from learners.config.sft import SftConfig
+
+__all__ = [
+    "DEFAULT_ROOT",
+    "METHODS",
+    "ROOT_VARIABLE",
+    "Algorithm",
+    "GrpoConfig",
+    "JobConfig",
+    "SftConfig",
+    "load_job",
+    "resolve",
+    "validate",
+]

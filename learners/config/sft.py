@@ -1,0 +1,32 @@
+"""The settings of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from learners.config.job import JobConfig
+
+
+class SftConfig(JobConfig):
+    """Supervised fine-tuning of a LoRA adapter: the answers of a data file, on top of an unquantized base.
+
+    The learning rate decays linearly to zero.
+    """
+
+    method: Literal["sft"] = "sft"
+    name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    batch_size: int = Field(16, ge=1)
+    """Examples of one optimizer step."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """In how many pieces a batch is computed; divides `batch_size`."""
+
+    @field_validator("gradient_accumulation")
+    @classmethod
+    def _pieces_are_whole(cls, pieces: int, info: Any) -> int:
+        batch_size = info.data.get("batch_size")
+        if batch_size is not None and batch_size % pieces:
+            raise ValueError(f"must divide batch_size, which is {batch_size}")
+        return pieces
