@@ -13,6 +13,7 @@ from learners import quiet
 from learners.cancel import Cancelled, CancelRequest, listening
 from learners.checkpoint import Checkpoint
 from learners.config import SftConfig
+from learners.data.examples import Example
 from learners.data.readers import DataSet, RejectedRow, check_rejected, read_data
 from learners.job import open_job
 from learners.manifest import Origin
@@ -75,7 +76,7 @@ def _train(
     run: Run[SftConfig],
     request: CancelRequest,
     processor: object,
-    data: DataSet,
+    data: DataSet[Example],
     schedule: Schedule,
     newest: Checkpoint | None,
 ) -> None:
@@ -109,13 +110,13 @@ def _train(
             train(trainer, newest)
 
 
-def _read_data(run: Run[SftConfig]) -> DataSet:
+def _read_data(run: Run[SftConfig]) -> DataSet[Example]:
     data = read_data(Path(run.config.data))
     _judge(run, data)
     return data
 
 
-def _within_length(run: Run[SftConfig], data: DataSet, encoder: Encoder) -> DataSet:
+def _within_length(run: Run[SftConfig], data: DataSet[Example], encoder: Encoder) -> DataSet[Example]:
     """Moves the examples of rows that are longer than `max_length` to the bad rows."""
     bound = run.config.max_length
     if bound is None:
@@ -135,7 +136,7 @@ def _within_length(run: Run[SftConfig], data: DataSet, encoder: Encoder) -> Data
     return shorter
 
 
-def _judge(run: Run[SftConfig], data: DataSet) -> None:
+def _judge(run: Run[SftConfig], data: DataSet[Example]) -> None:
     """Counts and keeps the bad rows. Raises `Refused` if they are too many."""
     run.update(num_rows=data.num_rows, num_rejected=len(data.rejected))
     run.job.write_rejected(data.rejected)
@@ -151,7 +152,7 @@ def _judge(run: Run[SftConfig], data: DataSet) -> None:
     check_rejected(data.num_rows, data.rejected, run.config.max_bad_fraction)
 
 
-def _schedule(config: SftConfig, data: DataSet) -> Schedule:
+def _schedule(config: SftConfig, data: DataSet[Example]) -> Schedule:
     return build_schedule(
         len(data.examples),
         batch_size=config.batch_size,
@@ -161,7 +162,7 @@ def _schedule(config: SftConfig, data: DataSet) -> Schedule:
     )
 
 
-def _resume_point(run: Run[SftConfig], data: DataSet) -> Checkpoint | None:
+def _resume_point(run: Run[SftConfig], data: DataSet[Example]) -> Checkpoint | None:
     """The newest whole checkpoint, whose metrics become the result's.
 
     Raises `Conflict` if the data is not what it was trained on.

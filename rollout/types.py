@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from engines.types import Endpoint, VersionName
-from rollout.messages import Message
+from rollout.messages import Message, Picture, pictures_of
 
 
 class FinishReason(StrEnum):
@@ -30,6 +30,10 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        return pictures_of(self.messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,6 +29,9 @@ CONTROL_TOKENS = (
     "<|endoftext|>",
     *sorted({token for profile in PROFILES.values() for token in profile.vision_tokens}),
 )
+
+
+R = TypeVar("R", bound="MediaRow")
 
 
 class _Row(BaseModel):
@@ -70,7 +73,9 @@ class RowMessage(_Row):
     content: str | list[ContentPart]
 
 
-class _MediaRow(_Row):
+class MediaRow(_Row):
+    """A row with images; each kind has its own way to say what the conversation is."""
+
     image: Any = None
     images: list[Any] | None = None
 
@@ -78,8 +83,11 @@ class _MediaRow(_Row):
     def sources(self) -> list[Any]:
         return [*([] if self.image is None else [self.image]), *(self.images or [])]
 
+    def messages_of(self) -> list[RowMessage]:
+        raise NotImplementedError
 
-class QuestionRow(_MediaRow):
+
+class QuestionRow(MediaRow):
     """The reference row."""
 
     text: str = Field(min_length=1)
@@ -89,7 +97,7 @@ class QuestionRow(_MediaRow):
         return [RowMessage(role="user", content=self.text), RowMessage(role="assistant", content=self.answer)]
 
 
-class MessagesRow(_MediaRow):
+class MessagesRow(MediaRow):
     """A conversation."""
 
     messages: list[RowMessage] = Field(min_length=2)
@@ -110,29 +118,25 @@ class MessagesRow(_MediaRow):
         return self
 
 
-def parse_row(values: object, *, line: int, folder: Path) -> tuple[Example, ...]:
+def parse_row(values: object, line: int, folder: Path) -> tuple[Example, ...]:
     """One row as examples, one for each assistant turn. Raises `BadRequest` with the reason."""
     row = _typed(values)
-    messages = _messages(row, folder)
+    messages = messages_from(row, folder)
     return tuple(_examples(messages, line))
 
 
-def _typed(values: object) -> QuestionRow | MessagesRow:
+def check_media(values: object) -> Mapping[str, Any]:
+    """Raises `BadRequest` unless a row is an object of text and images."""
     if not isinstance(values, Mapping):
         raise BadRequest(f"a row is an object, not {type(values).__name__}")
     for medium in ("videos", "audios", "video", "audio"):
         if values.get(medium):
             raise BadRequest(f"'{medium}': only text and images can be learned from")
-    kind: type[QuestionRow | MessagesRow]
-    if values.get("messages") is not None:
-        kind = MessagesRow
-    elif values.get("text") is not None and values.get("answer") is not None:
-        kind = QuestionRow
-    else:
-        raise BadRequest(
-            f"neither 'messages' nor 'text' and 'answer' among its keys: {', '.join(map(str, values))[:200]}; "
-            f"rows are {ACCEPTED}"
-        )
+    return values
+
+
+def validate_row(kind: type[R], values: Mapping[str, Any]) -> R:
+    """Raises `BadRequest` naming the first field at fault."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -141,7 +145,20 @@ def _typed(values: object) -> QuestionRow | MessagesRow:
         raise BadRequest(f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _messages(row: QuestionRow | MessagesRow, folder: Path) -> list[Message]:
+def _typed(values: object) -> QuestionRow | MessagesRow:
+    values = check_media(values)
+    if values.get("messages") is not None:
+        return validate_row(MessagesRow, values)
+    if values.get("text") is not None and values.get("answer") is not None:
+        return validate_row(QuestionRow, values)
+    raise BadRequest(
+        f"neither 'messages' nor 'text' and 'answer' among its keys: {', '.join(map(str, values))[:200]}; "
+        f"rows are {ACCEPTED}"
+    )
+
+
+def messages_from(row: MediaRow, folder: Path) -> list[Message]:
+    """The row's conversation, its images in their places. Raises `BadRequest`."""
     pending = [find_picture(source, folder) for source in row.sources]
     queue = iter(pending)
     messages = [Message(given.role, tuple(_parts(given, queue, folder))) for given in row.messages_of()]

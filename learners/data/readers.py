@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from engines.adapter.files import write_atomic
 from engines.errors import BadRequest, Refused
-from learners.data.examples import Example
+from learners.data.examples import Example, Picture
 from learners.data.formats import parse_row
 from learners.data.images import open_picture
 
@@ -32,32 +33,48 @@ class RejectedRow(BaseModel):
     reason: str
 
 
+class Item(Protocol):
+    """What a row becomes: an `Example`, or a `Prompt`."""
+
+    @property
+    def images(self) -> tuple[Picture, ...]: ...
+
+
+T = TypeVar("T", bound=Item, covariant=True)
+Parse = Callable[[object, int, Path], tuple[T, ...]]
+
+
 @dataclass(frozen=True, slots=True)
-class DataSet:
+class DataSet(Generic[T]):
     """The content of a data file. `data_hash` covers the file and every image of its good rows, in order."""
 
     path: Path
-    examples: tuple[Example, ...]
+    examples: tuple[T, ...]
     rejected: tuple[RejectedRow, ...]
     num_rows: int
     num_images: int
     data_hash: str
 
 
-def read_data(path: Path) -> DataSet:
+def read_data(path: Path) -> DataSet[Example]:
+    """The rows of `path` as examples with answers; see `read_rows`."""
+    return read_rows(path, parse_row)
+
+
+def read_rows(path: Path, parse: Parse[T]) -> DataSet[T]:
     """Reads all of `path`. Raises `BadRequest` if it is no readable file of a known format; bad rows do not raise."""
     rows = _rows_of(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
-    examples: list[Example] = []
+    examples: list[T] = []
     rejected: list[RejectedRow] = []
     num_rows = num_images = 0
     for line, values in rows:
         num_rows += 1
         try:
-            parsed = _read_row(values, line, path.parent)
+            parsed = _read_row(parse, values, line, path.parent)
             images = parsed[-1].images  # the last turn's prompt shows all of a row's images
             for image in images:
                 open_picture(image)
@@ -89,10 +106,10 @@ def write_rejected(path: Path, rows: Sequence[RejectedRow]) -> None:
     write_atomic(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())
 
 
-def _read_row(values: object, line: int, folder: Path) -> tuple[Example, ...]:
+def _read_row(parse: Parse[T], values: object, line: int, folder: Path) -> tuple[T, ...]:
     if isinstance(values, BadRequest):
         raise values
-    return parse_row(values, line=line, folder=folder)
+    return parse(values, line, folder)
 
 
 def _encodable(text: str) -> str:
