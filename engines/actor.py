@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.adapter import Parcel
@@ -21,7 +21,7 @@ from engines.adapter.copies import AdapterCopies
 from engines.backends import build_engine
 from engines.config import EngineConfig
 from engines.errors import Conflict, NotFound, TandemError, Unavailable
-from engines.ledger import AdapterLedger, AdapterSlot, SlotLease
+from engines.ledger import SERVING, AdapterLedger, AdapterSlot, SlotLease
 from engines.types import (
     AdapterRef,
     Endpoint,
@@ -31,18 +31,22 @@ from engines.types import (
     LoadedAdapter,
     ProbePrompt,
     ProbeScore,
+    UserLoad,
     VersionName,
 )
 
 _log = logging.getLogger(__name__)
 _MAX_BASE_PROBES = 16
+_USERS_TTL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """What an actor says of its engine: health, load (None unless ready), adapters held, leases, copies.
 
-    `num_slots` is how many adapters fit; `copies_root` is where the replica keeps its own copies of their files.
+    `num_slots` is how many adapters fit, `num_rollout_slots` how many of them only jobs may use; `copies_root` is where
+    the replica keeps its own copies of their files. `users` is what the gateway last said that users see, None if it
+    has said nothing for 10 s.
     """
 
     health: EngineHealth
@@ -52,6 +56,8 @@ class ReplicaStatus:
     leases: tuple[SlotLease, ...]
     num_slots: int
     copies_root: Path
+    num_rollout_slots: int = 0
+    users: UserLoad | None = None
 
 
 class EngineActor:
@@ -68,6 +74,7 @@ class EngineActor:
         self._held: dict[VersionName, AdapterRef] = {}
         self._loaded: dict[VersionName, LoadedAdapter] = {}
         self._strays: dict[VersionName, AdapterRef] = {}
+        self._users: tuple[UserLoad, float] | None = None
         self._changing = asyncio.Lock()
 
     async def start(self) -> Endpoint:
@@ -135,12 +142,15 @@ class EngineActor:
             await self._release(owner, (version,))
 
     async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
-        """Releases all that `owner` leases but `versions`, and drops copies that were never loaded."""
+        """Releases all that `owner` leases but `versions`, and drops those copies of its own that were never loaded.
+
+        A job's are its steps, all others are `serving`'s: what somebody else is about to load stays.
+        """
         async with self._changing:
             keep = frozenset(versions)
             await self._release(owner, [version for version in self._ledger.leased_by(owner) if version not in keep])
             for version in self._copies.versions():
-                if version not in self._held and version not in self._strays:
+                if version not in self._held and version not in self._strays and owner == (version.job or SERVING):
                     await asyncio.to_thread(self._copies.drop, version)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
@@ -169,17 +179,36 @@ class EngineActor:
 
     async def status(self) -> ReplicaStatus:
         health = await self._engine.health()
-        if not health.is_ready:
-            return ReplicaStatus(health, None, None, (), (), self._config.max_loras, self._copies.root)
-        return ReplicaStatus(
+        known = ReplicaStatus(
             health=health,
+            endpoint=None,
+            stats=None,
+            adapters=(),
+            leases=(),
+            num_slots=self._config.max_loras,
+            copies_root=self._copies.root,
+            num_rollout_slots=self._config.reserved_for_rollout,
+            users=self._fresh_users(),
+        )
+        if not health.is_ready:
+            return known
+        return replace(
+            known,
             endpoint=self._engine.endpoint,
             stats=await self._engine.stats(),
             adapters=await self._engine.list_adapters(),
             leases=self._ledger.leases(time.monotonic()),
-            num_slots=self._config.max_loras,
-            copies_root=self._copies.root,
         )
+
+    async def note_users(self, load: UserLoad) -> None:
+        """What users see of this replica, for who samples on it as a guest."""
+        self._users = (load, time.monotonic())
+
+    def _fresh_users(self) -> UserLoad | None:
+        if self._users is None:
+            return None
+        load, said_s = self._users
+        return load if time.monotonic() - said_s <= _USERS_TTL_S else None
 
     async def _start_anew(self) -> Endpoint:
         await self._engine.stop()

@@ -37,7 +37,8 @@ class EngineConfig(Section):
     """Adapter slots of a replica: a live and a previous version of each alias, one to stage the next in, those
     reserved for rollouts, and what there is to spare."""
     reserved_for_rollout: int = Field(0, ge=0, le=64)
-    """How many of the slots only training jobs may use; they may use no others."""
+    """How many of the slots only training jobs may use; they may use no others. Above 0, requests are scheduled by
+    priority, and log-probabilities are those of the distribution sampled from (temperature, top-p)."""
     max_lora_rank: int = Field(16, ge=1, le=512)
     """The largest rank an adapter may have."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
@@ -90,7 +91,7 @@ class ControlClient:
         return self._parse(AdapterReply, raw).loaded()
 
     async def drop_adapter(self, version: VersionName) -> None:
-        await self.call("DELETE", f"/tandem/adapters/{version}", None, CALL_TIMEOUT_S)
+        await self.call("DELETE", f"/tandem/adapters/{quote(str(version), safe='@')}", None, CALL_TIMEOUT_S)
 
     async def list_adapters(self) -> tuple[LoadedAdapter, ...]:
         raw = await self.call("GET", "/tandem/adapters", None, CALL_TIMEOUT_S)

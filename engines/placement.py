@@ -38,8 +38,9 @@ class Placement:
         return {"num_cpus": 0, "num_gpus": self.num_gpus, "scheduling_strategy": strategy}
 
 
-def place(actor_name: str, config: EngineConfig) -> Placement:
+def place(actor_name: str, config: EngineConfig, *, is_detached: bool = True) -> Placement:
     """Reserves what a replica's actor needs; blocks up to `PLACE_TIMEOUT_S`. Twice for one name is one reservation.
+    One that is not detached ends with the driver that made it.
 
     The caller has made sure that no actor of another configuration of this replica lives: its group is removed.
     Raises `ConfigError` for several GPUs on a cluster without any, `Unavailable` if there is no room or Ray's head is
@@ -57,7 +58,7 @@ def place(actor_name: str, config: EngineConfig) -> Placement:
     for name in _groups(f"{replica}:"):
         if not num_gpus or name != actor_name:
             unplace(name)
-    return Placement(num_gpus, _reserve(actor_name, num_gpus)) if num_gpus else Placement()
+    return Placement(num_gpus, _reserve(actor_name, num_gpus, is_detached)) if num_gpus else Placement()
 
 
 def unplace(actor_name: str) -> None:
@@ -97,13 +98,14 @@ def _groups(prefix: str) -> tuple[str, ...]:
     return tuple(g["name"] for g in groups if g["name"].startswith(prefix) and g["state"] != "REMOVED")
 
 
-def _reserve(actor_name: str, num_gpus: int) -> Any:
+def _reserve(actor_name: str, num_gpus: int, is_detached: bool) -> Any:
     from ray.util import get_placement_group, placement_group
 
     try:
         group = get_placement_group(actor_name)
     except ValueError:  # Ray's way to say that there is none
-        group = placement_group([{"GPU": num_gpus}], strategy="STRICT_PACK", name=actor_name, lifetime="detached")
+        lifetime = "detached" if is_detached else None
+        group = placement_group([{"GPU": num_gpus}], strategy="STRICT_PACK", name=actor_name, lifetime=lifetime)
     if not group.wait(PLACE_TIMEOUT_S):
         message = _no_room(actor_name, num_gpus)
         unplace(actor_name)

@@ -15,12 +15,16 @@ from engines.errors import BadRequest
 MAX_PROBE_PROMPTS = 64
 """Of one probe, and so of one adapter's manifest."""
 
-_VERSION = re.compile(r"^(?P<alias>[A-Za-z0-9][A-Za-z0-9._-]{0,62})@(?P<number>0|[1-9][0-9]{0,8})$")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]"
+_VERSION = re.compile(rf"^(?P<alias>{_NAME}{{0,62}}|{_NAME}{{0,72}}/step)@(?P<number>0|[1-9][0-9]{{0,8}})$")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class VersionName:
-    """`alias@N`. Never reused: an engine keys its caches by it. `engine@0` is the engine's bare base."""
+    """`alias@N`. Never reused: an engine keys its caches by it. `engine@0` is the engine's bare base.
+
+    The steps of a job's run are `job.run/step@N`; no other alias has a slash.
+    """
 
     alias: str
     number: int
@@ -32,9 +36,15 @@ class VersionName:
     def is_base(self) -> bool:
         return self.number == 0
 
+    @property
+    def job(self) -> str | None:
+        """Whose step it is; None if it is an alias's version."""
+        name, slash, _ = self.alias.partition("/")
+        return name.rpartition(".")[0] or name if slash else None
+
     @classmethod
     def parse(cls, text: str) -> VersionName:
-        """Raises `BadRequest` unless `text` is `alias@N`."""
+        """Raises `BadRequest` unless `text` is `alias@N` or `job.run/step@N`."""
         match = _VERSION.fullmatch(text)
         if match is None:
             raise BadRequest(f"'{text[:80]}' is not a version: expected alias@N, like vqa@3", param="version")
@@ -134,3 +144,14 @@ class EngineStats:
     kv_cache_usage: float
     prefix_cache_hit_tokens: int
     num_aborted: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserLoad:
+    """What users have seen of one replica lately: 95th percentiles of the time to an answer's first token and between
+    its tokens (None without a request to tell by), requests under way now, and requests that these are of."""
+
+    p95_ttft_s: float | None
+    p95_itl_s: float | None
+    num_in_flight: int
+    num_requests: int

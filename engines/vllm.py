@@ -111,7 +111,9 @@ class VllmEngine(ServedEngine):
         python = self.config.python or sys.executable
         build = await build_of(python)
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
-        return Launch((*module, *arguments(self.name, self.config, port, build)), environment(self.config, build))
+        family = family_of(self.name, self.config)
+        env = environment(self.config, build, family)
+        return Launch((*module, *arguments(self.name, self.config, port, build)), env)
 
 
 def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple[str, ...]:
@@ -122,15 +124,21 @@ def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple
         *("--middleware", "tandem_vllm_plugin.guard.EngineGuard"),
         *("--worker-extension-cls", "tandem_vllm_plugin.worker.AdapterReporter"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
+        *("--logits-processors", "tandem_vllm_plugin.never_sampled:NeverSampled"),
+        *_rollout_arguments(config),
         *_lora_arguments(config, family_of(name, config)),
         *_model_arguments(config, build),
         *_extra_arguments(config),
     )
 
 
-def environment(config: EngineConfig, build: Build) -> dict[str, str]:
+def environment(config: EngineConfig, build: Build, family: FamilyProfile) -> dict[str, str]:
     """What the engine's environment has over ours; the configuration's own `env` wins, PYTHONPATH is joined."""
-    env = {**ENV, "TANDEM_MAX_ADAPTERS": str(config.max_loras)}
+    env = {
+        **ENV,
+        "TANDEM_MAX_ADAPTERS": str(config.max_loras),
+        "TANDEM_NEVER_SAMPLED": json.dumps(family.vision_tokens),
+    }
     if build.is_cpu:
         env |= CPU_ENV
     if Path(config.model).is_dir():
@@ -151,6 +159,12 @@ def _lora_arguments(config: EngineConfig, family: FamilyProfile) -> tuple[str, .
     )
 
 
+def _rollout_arguments(config: EngineConfig) -> tuple[str, ...]:
+    # Log-probabilities of the distribution that was sampled from, and a queue in which users go before guests.
+    on = ("--logprobs-mode", "processed_logprobs", "--scheduling-policy", "priority")
+    return on if config.reserved_for_rollout else ()
+
+
 def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
     dtype = "float32" if build.is_cpu and config.dtype == "auto" else config.dtype
     return (
@@ -163,7 +177,8 @@ def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
         *("--allowed-media-domains", "tandem.invalid"),
         *(() if config.quantization == "auto" else ("--quantization", config.quantization)),
         *(("--tensor-parallel-size", str(config.tensor_parallel)) if config.tensor_parallel > 1 else ()),
-        *(("--enforce-eager",) if build.is_cpu else ()),
+        # On a CPU a request with a seed ends the engine when its prompt is computed in pieces (its generator is set back).
+        *(("--enforce-eager", "--no-enable-chunked-prefill") if build.is_cpu else ()),
     )
 
 

@@ -10,7 +10,8 @@ OWNED_ARGS = frozenset(
     "uvicorn-log-level disable-uvicorn-access-log enable-lora max-loras max-cpu-loras max-lora-rank "
     "lora-target-modules lora-modules dtype max-model-len quantization limit-mm-per-prompt generation-config "
     "enable-prefix-caching enable-prompt-tokens-details chat-template chat-template-content-format "
-    "allowed-local-media-path allowed-media-domains tensor-parallel-size".split()
+    "allowed-local-media-path allowed-media-domains tensor-parallel-size logits-processors logprobs-mode "
+    "scheduling-policy".split()
 )
 """What our command line writes, what another key of the section decides, and what opens another door."""
 

@@ -1,7 +1,7 @@
 """What the control routes of an engine's server say: the JSON bodies of `/tandem/*`, for every back end alike.
 
     POST   /tandem/adapters            AddAdapter -> AdapterReply     load and pin
-    DELETE /tandem/adapters/{version}  -> {}                          unpin, forget, remove; unknown is fine
+    DELETE /tandem/adapters/{version}  -> {}                          unpin, forget, remove; unknown is fine; / is %2F
     GET    /tandem/adapters            -> AdapterList                 what the engine holds
     POST   /tandem/probe               ProbeRequest -> ProbeReply
     GET    /tandem/stats               -> StatsReply

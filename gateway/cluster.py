@@ -32,6 +32,8 @@ from gateway.registry import Registry
 from gateway.route import RouteTable
 from gateway.services import Services
 from gateway.store import open_store
+from gateway.telling import Teller
+from gateway.users import UserLoads
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,10 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
         watch = asyncio.create_task(monitor.run())
         cleanup.push_async_callback(_end, watch)
         await monitor.first_service()
-        yield Services(config, store, images, routes, recorder, publisher, metrics, board)
+        users = UserLoads()
+        telling = asyncio.create_task(Teller(replicas, users, routes).run())
+        cleanup.push_async_callback(_end, telling)
+        yield Services(config, store, images, routes, recorder, publisher, metrics, board, users)
 
 
 def _open_replicas(config: TandemConfig) -> list[RayReplica]:

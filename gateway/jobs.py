@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.errors import NotFound
+from engines.errors import BadRequest, NotFound
 
 
 class JobResult(BaseModel):
@@ -60,6 +61,18 @@ class Job:
         if self.is_killed:
             return "killed"
         return self.result.status if self.result else "pending"
+
+    @property
+    def method(self) -> str:
+        """What trains it. Raises `BadRequest` if nothing says so."""
+        if self.result is not None:
+            return self.result.method
+        try:
+            return str(tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))["method"])
+        except (KeyError, tomllib.TOMLDecodeError) as error:
+            raise BadRequest(
+                f"{self.path}/config.toml names no method: start the job from its own file with `tandem train`"
+            ) from error
 
     @property
     def checkpoint(self) -> Path | None:
@@ -116,6 +129,12 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def size_of_events(path: Path) -> int:
+    """Bytes of the event log of a job's directory; 0: there is none yet."""
+    file = path / "events.jsonl"
+    return file.stat().st_size if file.exists() else 0
 
 
 def read_events(path: Path, offset: int) -> tuple[Iterator[JobEvent], int]:

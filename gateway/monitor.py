@@ -7,7 +7,8 @@ not by what happened: an engine that is ready and no member joins, whatever took
     unresponsive  -> no traffic; restarted if it stays so for `hang_timeout_s`
     new, stopped, failed -> no traffic; started, after a pause that doubles with each failure
     its actor is gone -> no traffic; another actor is made
-    its actor does not answer -> suspended: users are answered on, publishes go without it
+    its actor does not answer -> suspended: users are answered on, publishes go without it; if its engine does not
+        listen any more either, no traffic
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from engines.actor import ReplicaStatus
 from engines.errors import DeadlineExceeded, EngineDown, TandemError
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 _PERIOD_S = 1.0
 _TEND_EVERY = 20
 _MAX_PAUSE_S = 60.0
+_CONNECT_TIMEOUT_S = 2.0
 _MAY_START = frozenset({EngineState.NEW, EngineState.STOPPED, EngineState.FAILED})
 
 
@@ -144,11 +147,18 @@ class Watch:
         if isinstance(error, EngineDown):
             self._leave(_words_of(error))
             error = await self._revive() or error
-        elif self._membership.suspend(self.replica):
-            _log.warning("replica %s is suspended: it answers users, and no publish waits for it", self.replica.name)
+        else:
+            await self._suspend()
         if not isinstance(error, DeadlineExceeded | EngineDown):  # those may be over in a moment
             self._note_trouble(error)
         self._say(error)
+
+    async def _suspend(self) -> None:
+        if self._membership.suspend(self.replica):
+            _log.warning("replica %s is suspended: it answers users, and no publish waits for it", self.replica.name)
+        route = self._routes.snapshot.replicas.get(self.replica.name)
+        if route is not None and route.ready and not await _listens(route.endpoint):
+            self._leave("neither its actor nor its engine can be reached")
 
     async def _revive(self) -> Exception | None:
         try:
@@ -174,6 +184,20 @@ class Watch:
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = error
         self.news.set()
+
+
+async def _listens(endpoint: Endpoint) -> bool:
+    """False only where a connection is refused: what is slow may answer users all the same."""
+    url = urlsplit(endpoint.url)
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(url.hostname, url.port)
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _words_of(error: Exception) -> str:

@@ -18,10 +18,10 @@ from pathlib import Path
 from engines.adapter import VerifiedAdapter, pack
 from engines.errors import Conflict, DeadlineExceeded, Refused, Unavailable
 from engines.fleet import Fleet
+from engines.proof import check_agreement, check_delivery
 from engines.types import VersionName
 from gateway.membership import Membership
 from gateway.metrics import Metrics
-from gateway.proof import check_agreement, check_delivery
 from gateway.registry import Registry
 from gateway.route import RouteTable
 from gateway.steps import StepClock

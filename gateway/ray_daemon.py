@@ -35,6 +35,8 @@ A head that starts must not inherit it: its own processes end by that time limit
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
+# A job that is asked to end finishes its step and writes a checkpoint; then Ray kills it.
+_JOB_STOP_WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def start(run_dir: Path, log_dir: Path, jobs_root: Path) -> RayDaemon:
                 "TANDEM_JOBS__ROOT": str(jobs_root),
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
                 "PYTHONWARNINGS": "ignore",
+                "RAY_JOB_STOP_WAIT_TIME_S": str(_JOB_STOP_WAIT_S),
             },
         )
     daemon = RayDaemon(

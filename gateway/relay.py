@@ -106,12 +106,17 @@ class Relay:
 
     async def _send(self, call: Call, reply: Reply, send: Send) -> None:
         call.ttft_s = call.elapsed_s()
+        name, users = reply.target.replica.name, self._services.users
+        users.note_answer(name, reply.ttft_s if call.stream else None)
         await self._start(call, reply, send)
         chunk = reply.first
         while call.stream and chunk:
             call.chunks.append(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            waited_s = call.waiting.seconds
             chunk = await reply.read_more()
+            if chunk:
+                users.note_gap(name, call.waiting.seconds - waited_s)
         if not call.stream:
             call.chunks.append(chunk)
         call.complete = True

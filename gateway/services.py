@@ -16,6 +16,7 @@ from gateway.record import Recorder
 from gateway.route import RouteTable
 from gateway.store import Store
 from gateway.types import PublishReport, VersionRow
+from gateway.users import UserLoads
 
 
 class Publisher(Protocol):
@@ -38,4 +39,5 @@ class Services:
     publisher: Publisher
     metrics: Metrics
     board: ReplicaBoard
+    users: UserLoads = field(default_factory=UserLoads)
     drain: Drain = field(default_factory=Drain)

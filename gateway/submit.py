@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import BadRequest, DeadlineExceeded, Unavailable
+from engines.errors import BadRequest, Conflict, DeadlineExceeded, Unavailable
 from gateway import ray_daemon
 from gateway.config import TandemConfig
+from gateway.jobs import Job, read_job, size_of_events
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -28,11 +29,12 @@ _POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job that Ray has accepted."""
+    """A job that Ray has accepted. What its event log held before ends at byte `events_from`."""
 
     submission_id: str
     job: str
     path: Path
+    events_from: int = 0
 
 
 def submit(config: TandemConfig, method: str, job_file: Path, settings: tuple[str, ...]) -> Submission:
@@ -44,8 +46,61 @@ def submit(config: TandemConfig, method: str, job_file: Path, settings: tuple[st
     command = [sys.executable, "-m", "learners", method, "--config", str(job_file.absolute())]
     for setting in settings:
         command += ["--set", setting]
+    events_from = size_of_events(job.job_path)
     submission_id = _submit(connect(config), shlex.join(command), config)
-    return Submission(submission_id, job.name, job.job_path)
+    return Submission(submission_id, job.name, job.job_path, events_from)
+
+
+def resume(config: TandemConfig, job: Job) -> Submission:
+    """Submits a job that has ended once more, as it was configured: it goes on from its last checkpoint.
+
+    Raises `Conflict` for one that runs or has succeeded, else as `submit` does.
+    """
+    if job.status in ("running", "succeeded"):
+        advice = "cancel it first" if job.status == "running" else "give more steps to a job of another name"
+        raise Conflict(
+            f"there is nothing to resume: the status of job {job.name} is '{job.status}'; {advice}", param="job"
+        )
+    return submit(config, job.method, job.path / "config.toml", ())
+
+
+def cancel(config: TandemConfig, job: Job) -> str:
+    """Asks Ray to end a job: it gets SIGTERM, and writes a checkpoint. Returns its submission id.
+
+    Raises `Conflict` for a job that does not run, or that Ray does not run, or `Unavailable` (no Ray).
+    """
+    if job.status != "running" or job.result is None:
+        raise Conflict(f"there is nothing to cancel: the status of job {job.name} is '{job.status}'", param="job")
+    submission_id = job.result.submission_id
+    if submission_id is None:
+        raise Conflict(
+            f"job {job.name} was started without --submit: end it where it runs (Ctrl-C, or SIGTERM to its process)",
+            param="job",
+        )
+    client = connect(config)
+    try:
+        client.stop_job(submission_id)
+    except RuntimeError as error:  # Ray's answer for a job that it does not know
+        raise Conflict(
+            f"this Ray does not know job {job.name} as {submission_id}; was it submitted to another one? "
+            f"Name its configuration with --config ({str(error)[:200]})",
+            param="job",
+        ) from error
+    return submission_id
+
+
+def wait_for_end(path: Path, on_poll: Callable[[], None], timeout_s: float) -> Job:
+    """The job at `path` once it runs no more. Raises `DeadlineExceeded`."""
+    deadline = time.monotonic() + timeout_s
+    while (job := read_job(path)).status == "running":
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"job {job.name} was asked to end and still runs after {timeout_s:.0f} s: `tandem jobs logs {job.name}`"
+            )
+        on_poll()
+        time.sleep(_POLL_S)
+    on_poll()
+    return job
 
 
 def wait(config: TandemConfig, submission: Submission, on_poll: Callable[[], None], timeout_s: float) -> bool:

@@ -15,7 +15,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from engines.errors import AdapterRefused, BadRequest, TandemError
-from learners.config import SftConfig, load_job
+from learners.config import GrpoConfig, JobConfig, SftConfig, load_job
+from learners.status import JobResult, JobStatus
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 4
 
@@ -41,26 +42,28 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data files.")
 app.add_typer(data_app, name="data")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The job's TOML file.")]
+OverridesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one setting; repeatable.")
+]
 
 
 @app.command()
-def sft(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The job's TOML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one setting; repeatable.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
+def sft(config: ConfigOption, overrides: OverridesOption = None, as_json: JsonOption = False) -> None:
     """Train a LoRA adapter on the answers of a data file. Run the same job again to resume it."""
     job = load_job(config, overrides or (), SftConfig)
     from learners.sft import run_sft
-    from learners.status import JobStatus
 
-    result = run_sft(job)
-    _say(f"{result.status.value}: {result.message}")
-    print(result.model_dump_json(indent=2) if as_json else _checkpoint_line(job.job_path, result.best_checkpoint))
-    if result.status is not JobStatus.SUCCEEDED:
-        raise typer.Exit(EXIT_FAILED)
+    _finish(job, run_sft(job), as_json=as_json)
+
+
+@app.command()
+def grpo(config: ConfigOption, overrides: OverridesOption = None, as_json: JsonOption = False) -> None:
+    """Train a LoRA adapter on rewards for what engines sample. Run the same job again to resume it."""
+    job = load_job(config, overrides or (), GrpoConfig)
+    from learners.grpo.run import run_grpo
+
+    _finish(job, run_grpo(job), as_json=as_json)
 
 
 @data_app.command("check")
@@ -98,6 +101,13 @@ def exit_code_of(error: TandemError) -> int:
     if isinstance(error, BadRequest):
         return EXIT_USAGE
     return EXIT_REFUSED if isinstance(error, AdapterRefused) else EXIT_FAILED
+
+
+def _finish(job: JobConfig, result: JobResult, *, as_json: bool) -> None:
+    _say(f"{result.status.value}: {result.message}")
+    print(result.model_dump_json(indent=2) if as_json else _checkpoint_line(job.job_path, result.best_checkpoint))
+    if result.status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _checkpoint_line(job: Path, best: str | None) -> str:

@@ -13,11 +13,12 @@ NUM_PLAIN_LINES = 10
 class StepProgress:
     """Shows steps of `num_steps`. Use as a context manager."""
 
-    def __init__(self, num_steps: int, console: Console | None = None) -> None:
+    def __init__(self, num_steps: int, console: Console | None = None, measure: str = "loss") -> None:
         self._num_steps = num_steps
         self._console = console or Console(stderr=True)
-        self._bar = _build_bar(self._console)
-        self._task = self._bar.add_task("training", total=num_steps, loss="-")
+        self._measure = measure
+        self._bar = _build_bar(self._console, measure)
+        self._task = self._bar.add_task("training", total=num_steps, value="-")
 
     def __enter__(self) -> StepProgress:
         if self._console.is_terminal:
@@ -30,19 +31,19 @@ class StepProgress:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def show(self, step: int, loss: float) -> None:
+    def show(self, step: int, value: float) -> None:
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=step, loss=f"{loss:.4f}")
+            self._bar.update(self._task, completed=step, value=f"{value:.4f}")
         elif step % max(1, self._num_steps // NUM_PLAIN_LINES) == 0 or step == self._num_steps:
-            self._console.print(f"step {step}/{self._num_steps} loss {loss:.4f}", highlight=False)
+            self._console.print(f"step {step}/{self._num_steps} {self._measure} {value:.4f}", highlight=False)
 
 
-def _build_bar(console: Console) -> Progress:
+def _build_bar(console: Console, measure: str) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn(measure + " {task.fields[value]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from engines.errors import TandemError
+from learners.cancel import Cancelled, CancelRequest, listening
 from learners.config import JobConfig
 from learners.events import Level
-from learners.job import JobDirectory, begin
+from learners.job import JobDirectory, begin, open_job
 from learners.status import JobResult, JobStatus
 
 C = TypeVar("C", bound=JobConfig)
@@ -23,6 +25,7 @@ class Run(Generic[C]):
         before = job.read_result()
         self.is_resumed = before is not None
         self.result = before or begin(config)
+        self.best_checkpoint: str | None = None
 
     def update(self, **values: object) -> None:
         """Changes fields of the result in memory."""
@@ -34,11 +37,13 @@ class Run(Generic[C]):
         self.job.events.write("started", f"job {self.config.name}", submission_id=self.result.submission_id)
 
     def save(self) -> None:
-        """Writes the result as it is now, with the newest checkpoint."""
-        newest = self.job.newest_checkpoint()
-        best = f"{newest.path.parent.name}/{newest.path.name}" if newest else None
-        self.update(best_checkpoint=best)
+        """Writes the result as it is now, with the best checkpoint: the newest one, unless somebody knows better."""
+        self.update(best_checkpoint=self.best_checkpoint or self._newest())
         self.job.write_result(self.result)
+
+    def _newest(self) -> str | None:
+        newest = self.job.newest_checkpoint()
+        return f"{newest.path.parent.name}/{newest.path.name}" if newest else None
 
     def end(self, status: JobStatus, message: str, **data: object) -> JobResult:
         self.update(status=status, message=message)
@@ -57,3 +62,27 @@ class Run(Generic[C]):
 
     def cancel(self) -> JobResult:
         return self.end(JobStatus.CANCELLED, "cancelled; run the same job again to go on")
+
+
+def run_job(config: C, body: Callable[[Run[C], CancelRequest], int]) -> JobResult:
+    """Runs `body` in the job's directory, or goes on with the job there. A finished job is answered as it is.
+
+    `body` trains until it returns the number of steps, or stops earlier when asked to. Raises `TandemError`, after
+    writing into the directory why the job failed. A cancelled job returns.
+    """
+    with listening() as request, open_job(config) as job:
+        run = Run(config, job)
+        if run.result.status is JobStatus.SUCCEEDED:
+            return run.result
+        run.start()
+        try:
+            with request.interruptible():
+                num_steps = body(run, request)
+        except Cancelled:
+            return run.cancel()
+        except Exception as error:
+            run.fail(error)
+            raise
+        return (
+            run.cancel() if run.result.step < num_steps else run.end(JobStatus.SUCCEEDED, f"trained {num_steps} steps")
+        )

@@ -7,20 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.adapter import read_base, read_manifest
-from engines.errors import Conflict
+from engines.adapter import read_base
 from learners import quiet
-from learners.cancel import Cancelled, CancelRequest, listening
+from learners.cancel import CancelRequest
 from learners.checkpoint import Checkpoint
 from learners.config import SftConfig
 from learners.data.examples import Example
-from learners.data.readers import DataSet, RejectedRow, check_rejected, read_data
-from learners.job import open_job
+from learners.data.readers import DataSet, RejectedRow, read_data
 from learners.manifest import Origin
 from learners.progress import StepProgress
-from learners.run import Run
+from learners.resume import adapter_to_load, resume_point
+from learners.rows import judge_rows
+from learners.run import Run, run_job
 from learners.schedule import Schedule, build_schedule
-from learners.status import JobResult, JobStatus
+from learners.status import JobResult
 
 if TYPE_CHECKING:
     from learners.data.collate import Encoder
@@ -29,26 +29,8 @@ NO_PROBE = "no example has one turn and at most one image: the checkpoints carry
 
 
 def run_sft(config: SftConfig) -> JobResult:
-    """Trains, or goes on with the job that `config.output` holds. A finished job is answered as it is.
-
-    Raises `TandemError`, after writing into the directory why the job failed. A cancelled job returns.
-    """
-    with listening() as request, open_job(config) as job:
-        run = Run(config, job)
-        if run.result.status is JobStatus.SUCCEEDED:
-            return run.result
-        run.start()
-        try:
-            with request.interruptible():
-                num_steps = _run(run, request)
-        except Cancelled:
-            return run.cancel()
-        except Exception as error:
-            run.fail(error)
-            raise
-        return (
-            run.cancel() if run.result.step < num_steps else run.end(JobStatus.SUCCEEDED, f"trained {num_steps} steps")
-        )
+    """See `run_job`."""
+    return run_job(config, _run)
 
 
 def _run(run: Run[SftConfig], request: CancelRequest) -> int:
@@ -65,7 +47,7 @@ def _run(run: Run[SftConfig], request: CancelRequest) -> int:
     data = _within_length(run, data, Encoder(processor))
     schedule = _schedule(config, data)
     run.update(num_rows=data.num_rows, num_rejected=len(data.rejected), num_steps=schedule.num_steps)
-    newest = _resume_point(run, data)
+    newest = resume_point(run, data)
     run.save()
     if newest is None or newest.step < schedule.num_steps:
         _train(run, request, processor, data, schedule, newest)
@@ -88,7 +70,7 @@ def _train(
 
     config = run.config
     base = read_base(Path(config.model))
-    model = load_model(config, base, _adapter_to_load(config, newest))
+    model = load_model(config, base, adapter_to_load(config, newest))
     encoder = Encoder(processor)
     probe = Probe(model, encoder, data.examples, config.probe_size)
     if not probe.size:
@@ -112,7 +94,7 @@ def _train(
 
 def _read_data(run: Run[SftConfig]) -> DataSet[Example]:
     data = read_data(Path(run.config.data))
-    _judge(run, data)
+    judge_rows(run, data)
     return data
 
 
@@ -132,24 +114,8 @@ def _within_length(run: Run[SftConfig], data: DataSet[Example], encoder: Encoder
     )
     kept = tuple(example for example in data.examples if longest[example.line] <= bound)
     shorter = replace(data, examples=kept, rejected=(*data.rejected, *rejected))
-    _judge(run, shorter)
+    judge_rows(run, shorter)
     return shorter
-
-
-def _judge(run: Run[SftConfig], data: DataSet[Example]) -> None:
-    """Counts and keeps the bad rows. Raises `Refused` if they are too many."""
-    run.update(num_rows=data.num_rows, num_rejected=len(data.rejected))
-    run.job.write_rejected(data.rejected)
-    run.job.events.write(
-        "data",
-        f"{data.num_rows} rows, {len(data.rejected)} of them bad; {len(data.examples)} examples",
-        level="warning" if data.rejected else "info",
-        num_rows=data.num_rows,
-        num_rejected=len(data.rejected),
-        num_examples=len(data.examples),
-        data_hash=data.data_hash,
-    )
-    check_rejected(data.num_rows, data.rejected, run.config.max_bad_fraction)
 
 
 def _schedule(config: SftConfig, data: DataSet[Example]) -> Schedule:
@@ -160,30 +126,3 @@ def _schedule(config: SftConfig, data: DataSet[Example]) -> Schedule:
         max_steps=config.max_steps,
         seed=config.seed,
     )
-
-
-def _resume_point(run: Run[SftConfig], data: DataSet[Example]) -> Checkpoint | None:
-    """The newest whole checkpoint, whose metrics become the result's.
-
-    Raises `Conflict` if the data is not what it was trained on.
-    """
-    newest = run.job.newest_checkpoint()
-    step = newest.step if newest else 0
-    manifest = read_manifest(newest.path) if newest else None
-    if newest and manifest and manifest.data_hash != data.data_hash:
-        raise Conflict(
-            f"data: {data.path} has changed since {newest.path} was trained on it: "
-            "put the old file back, or give this job another name or output",
-            param="data",
-        )
-    metrics = {name: value for name, value in manifest.metrics.items() if name != "step"} if manifest else {}
-    run.update(step=step, metrics=metrics)
-    if run.is_resumed:
-        run.job.events.write("resumed", f"going on after step {step}", step=step)
-    return newest
-
-
-def _adapter_to_load(config: SftConfig, newest: Checkpoint | None) -> Path | None:
-    if newest:
-        return newest.path
-    return Path(config.parent) if config.parent else None

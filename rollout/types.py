@@ -101,7 +101,6 @@ class Task:
     version: VersionName
     targets: tuple[Target, ...]
     num_samples: int
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class AdapterCopies:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _directory(self, version: VersionName) -> Path:
-        return self.root / str(version)
+        return self.root / str(version).replace("/", "%2F")  # no version has a percent sign of its own
 
 
 def _hash_of(path: Path) -> str | None:

@@ -16,7 +16,8 @@ from engines.served import Launch, ServedEngine, python_path
 
 
 class FakeEngine(ServedEngine):
-    """Accepts any directory as its model. `args`: tokens-per-s, first-token-delay-s, start-delay-s."""
+    """Accepts any directory as its model. `args`: tokens-per-s, token-latency-sigma, latency-seed,
+    first-token-delay-s, start-delay-s."""
 
     async def launch(self, port: int) -> Launch:
         config = self.config

@@ -42,6 +42,9 @@ class ChatRequest(BaseModel):
     logprobs: bool = False
     top_logprobs: int = 0
     ignore_eos: bool = False
+    return_token_ids: bool = False
+    priority: int = 0
+    """Taken and without effect: nothing ever waits in the fake."""
 
     def limit(self) -> int:
         return self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
@@ -52,9 +55,10 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One piece of text, and its log-probability (natural)."""
+    """One piece of text, its id, and its log-probability (natural)."""
 
     text: str
+    id: int
     logprob: float
 
 
@@ -76,11 +80,15 @@ def prompt_bytes(messages: Sequence[dict[str, Any]]) -> bytes:
     return json.dumps(plain, sort_keys=True).encode()
 
 
+def prompt_ids(prompt: bytes) -> tuple[int, ...]:
+    """Token ids of a prompt's bytes: four of them are a token."""
+    return tuple((prompt + b"\0")[::4])
+
+
 def complete(adapter_sha256: str, prompt: bytes, request: ChatRequest, index: int) -> Completion:
-    """Choice `index`. Sampled answers (temperature above 0) depend on the seed and on the index too."""
-    sampled = (
-        f"{request.seed}/{index}" if request.temperature > 0 and (request.seed is not None or request.n > 1) else ""
-    )
+    """Choice `index`. Sampled answers (temperature above 0) depend on seed + index too."""
+    is_sampled = request.temperature > 0 and (request.seed is not None or request.n > 1)
+    sampled = str((request.seed or 0) + index) if is_sampled else ""
     seed = hashlib.sha256(f"{adapter_sha256}|{sampled}|".encode() + prompt).digest()
     natural = MIN_TOKENS + seed[0] % TOKEN_SPREAD
     limit = request.limit()
@@ -95,8 +103,9 @@ def complete(adapter_sha256: str, prompt: bytes, request: ChatRequest, index: in
 
 def _token(seed: bytes, place: int) -> Token:
     digest = hashlib.sha256(seed + place.to_bytes(4, "big")).digest()
-    word = WORDS[digest[0] % len(WORDS)]
-    return Token(word if place == 0 else f" {word}", -(digest[1] + 1) / 256)
+    number = digest[0] % len(WORDS)
+    word, logprob = WORDS[number], -(digest[1] + 1) / 256
+    return Token(word, number, logprob) if place == 0 else Token(f" {word}", len(WORDS) + number, logprob)
 
 
 def _content(content: Any) -> Any:

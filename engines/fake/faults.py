@@ -24,6 +24,12 @@ class Faults(Wire):
     """The process kills itself (SIGKILL) when a request has produced so many tokens."""
     hang_after_tokens: int | None = None
     """A request stops producing after so many tokens, and stays open."""
+    answer_as: str | None = None
+    """Answers name this `model`, whatever was asked."""
+    logprobs_nan: bool = False
+    """Log-probabilities of chat completions are NaN: null in JSON."""
+    truncate: bool = False
+    """Every choice ends by "length"."""
 
 
 class AbortList(Wire):

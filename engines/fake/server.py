@@ -7,11 +7,12 @@ import asyncio
 import hashlib
 import hmac
 import os
+import random
 import signal
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from engines.adapter import ProbeRecord
 from engines.errors import BadRequest, Conflict, NotFound, TandemError
-from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes
+from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes, prompt_ids
 from engines.fake.faults import Faults, Seen
 from engines.fake.shapes import DONE, Reply, Usage
 from engines.fake.shelf import FakeShelf
@@ -31,14 +32,24 @@ MAX_BODY_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast tokens come; 0 tokens/s means at once."""
+    """How fast tokens come; 0 tokens/s means at once.
+
+    Each takes 1 / tokens_per_s times a log-normal factor: exp(sigma x), x of the standard normal distribution. They
+    are drawn from `draws`, one after another.
+    """
 
     tokens_per_s: float
     first_token_delay_s: float
+    sigma: float = 0.0
+    draws: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311  a pace, not a secret
 
     async def wait(self, place: int) -> None:
         delay_s = self.first_token_delay_s if place == 0 else 0.0
-        await asyncio.sleep(delay_s + (1 / self.tokens_per_s if self.tokens_per_s > 0 else 0.0))
+        await asyncio.sleep(delay_s + (self.token_s() if self.tokens_per_s > 0 else 0.0))
+
+    def token_s(self) -> float:
+        """Seconds that the next token takes."""
+        return self.draws.lognormvariate(0.0, self.sigma) / self.tokens_per_s
 
 
 class FakeServer:
@@ -61,7 +72,7 @@ class FakeServer:
                 web.get("/metrics", self.metrics),
                 web.post("/tandem/adapters", self.add),
                 web.get("/tandem/adapters", self.held),
-                web.delete("/tandem/adapters/{version}", self.remove),
+                web.delete("/tandem/adapters/{version:.+}", self.remove),
                 web.post("/tandem/probe", self.probe),
                 web.get("/tandem/stats", self.stats),
                 web.post("/tandem/faults", self.set_faults),
@@ -76,18 +87,18 @@ class FakeServer:
         request = ChatRequest.model_validate_json(await http.read())
         prompt = prompt_bytes(request.messages)
         sha256 = self._sha256(request.model)
-        completions = tuple(complete(sha256, prompt, request, index) for index in range(request.n))
-        num_prompt = len(prompt) // 4 + 1
-        cached = self._seen.cached(hashlib.sha256(request.model.encode() + prompt).digest(), num_prompt)
-        usage = Usage(num_prompt, cached, sum(len(completion.tokens) for completion in completions))
+        completions = tuple(self._complete(sha256, prompt, request, index) for index in range(request.n))
+        ids = prompt_ids(prompt)
+        cached = self._seen.cached(hashlib.sha256(request.model.encode() + prompt).digest(), len(ids))
+        usage = Usage(len(ids), cached, sum(len(completion.tokens) for completion in completions))
         request_id = http.headers.get("X-Request-Id") or uuid.uuid4().hex
-        reply = Reply.of(request_id, request)
+        reply = Reply.of(request_id, request, ids, self._faults)
         self._seen.num_running += 1
         try:
             if request.stream:
                 return await self._stream(http, reply, completions, usage)
-            async for _ in self._produce(completions):
-                pass
+            # A whole answer's choices are spoken side by side, as an engine batches them.
+            await asyncio.gather(*(self._speak(completion) for completion in completions))
             return web.json_response(reply.whole(completions, usage))
         except (asyncio.CancelledError, ConnectionError):
             self._seen.aborted(request_id)
@@ -163,6 +174,14 @@ class FakeServer:
         places = range(prompt.num_tokens)
         logprobs = [-(seed[place % 32] + (own[place % 32] / 256 if sha256 else 0.0) + 1) / 64 for place in places]
         return ScoreBody(token_ids=[seed[place % 32] for place in places], logprobs=logprobs)
+
+    def _complete(self, sha256: str, prompt: bytes, request: ChatRequest, index: int) -> Completion:
+        completion = complete(sha256, prompt, request, index)
+        return replace(completion, finish_reason="length") if self._faults.truncate else completion
+
+    async def _speak(self, completion: Completion) -> None:
+        async for _ in self._produce((completion,)):
+            pass
 
     async def _produce(self, completions: tuple[Completion, ...]) -> AsyncIterator[tuple[int, Token, str | None]]:
         """(choice, token, finish reason with the last token), at the set pace and with the set faults."""
@@ -242,7 +261,8 @@ def _guard(token: str) -> Middleware:
 async def serve(options: argparse.Namespace, token: str) -> None:
     """Listens until SIGTERM."""
     await asyncio.sleep(options.start_delay_s)
-    pace = Pace(options.tokens_per_s, options.first_token_delay_s)
+    draws = random.Random(options.latency_seed)  # noqa: S311  a pace, not a secret
+    pace = Pace(options.tokens_per_s, options.first_token_delay_s, options.token_latency_sigma, draws)
     server = FakeServer(options.name, FakeShelf(options.max_adapters, options.max_lora_rank), pace)
     runner = web.AppRunner(server.app(token), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -263,6 +283,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument("--tokens-per-s", type=float, default=0.0)
     parser.add_argument("--first-token-delay-s", type=float, default=0.0)
+    parser.add_argument("--token-latency-sigma", type=float, default=0.0)
+    parser.add_argument("--latency-seed", type=int, default=0)
     parser.add_argument("--start-delay-s", type=float, default=0.0)
     return parser.parse_args(argv)
 

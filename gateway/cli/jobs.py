@@ -1,22 +1,28 @@
-"""`tandem jobs`: what training jobs did, from their directories. Needs no gateway."""
+"""`tandem jobs`: what training jobs did, from their directories, and their end and return, through Ray."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engines.errors import BadRequest
 from gateway.cli.console import print_json, print_table, say
+from gateway.cli.curves import documents_of, print_curves
 from gateway.cli.options import ConfigOption, JsonOption, load
+from gateway.cli.submitted import EventPrinter, follow
 
 if TYPE_CHECKING:
+    from gateway.curves import Curves
     from gateway.jobs import Job
 
-app = typer.Typer(help="List jobs, and show what they did.", no_args_is_help=True)
+app = typer.Typer(help="List jobs, show what they did, cancel and resume them.", no_args_is_help=True)
 
 JobArgument = Annotated[str, typer.Argument(help="A job's name: that of its directory under the jobs' root.")]
 _POLL_S = 0.5
+_CANCEL_TIMEOUT_S = 120.0
 
 
 @app.command("ls")
@@ -39,23 +45,84 @@ def ls(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("show")
-def show(job: JobArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show one job: status, metrics and its best checkpoint.
+def show(
+    job: JobArgument,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write the curves as a picture too: a .png, .svg or .pdf.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one job: status, metrics, its best checkpoint, and the curves of its steps.
 
     tandem jobs show corrections
 
-    tandem jobs show corrections --json
+    tandem jobs show corrections --picture curves.png --json
     """
+    from gateway.curves import curves_of
     from gateway.jobs import find_job
 
     found = find_job(load(config).jobs.root, job)
     document = _document(found)
+    curves = curves_of(found.events())
+    if picture is not None:
+        _draw(found, curves, picture)
     if as_json:
-        print_json(document)
+        print_json({**document, "bound": curves.bound or None, "series": documents_of(curves)})
         return
     print_table(("field", "value"), [(key, str(value)) for key, value in document.items()])
+    print_curves(curves)
     if found.checkpoint:
         say(f"register it: tandem versions register ALIAS {found.checkpoint}")
+
+
+@app.command("cancel")
+def cancel(
+    job: JobArgument,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it has ended.")] = True,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a job that was submitted; `resume` goes on from its last checkpoint.
+
+    tandem jobs cancel corrections
+
+    tandem jobs cancel corrections --no-wait --json
+    """
+    from gateway import submit
+    from gateway.jobs import find_job, size_of_events
+
+    resolved = load(config)
+    found = find_job(resolved.jobs.root, job)
+    events_from = size_of_events(found.path)
+    submission = submit.Submission(submit.cancel(resolved, found), found.name, found.path, events_from)
+    if wait:
+        found = submit.wait_for_end(found.path, EventPrinter(submission).show_new, _CANCEL_TIMEOUT_S)
+    if as_json:
+        print_json(_document(found))
+    else:
+        print(f"{found.name}: {found.status}")
+    say(f"go on from its last checkpoint: tandem jobs resume {found.name}")
+
+
+@app.command("resume")
+def resume(
+    job: JobArgument,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it has ended.")] = True,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a job that was cancelled, killed or failed once more: it goes on from its last checkpoint.
+
+    tandem jobs resume corrections
+
+    tandem jobs resume corrections --no-wait --json
+    """
+    from gateway import submit
+    from gateway.jobs import find_job
+
+    resolved = load(config)
+    follow(resolved, submit.resume(resolved, find_job(resolved.jobs.root, job)), wait=wait, as_json=as_json)
 
 
 @app.command("logs")
@@ -86,6 +153,15 @@ def logs(
         if has_ended or not follow:
             return
         time.sleep(_POLL_S)
+
+
+def _draw(job: Job, curves: Curves, picture: Path) -> None:
+    from gateway.curves_picture import draw_curves
+
+    if not curves.curves:
+        raise BadRequest(f"job {job.name} has taken no steps yet: there is nothing to draw", param="picture")
+    draw_curves(curves, f"{job.name}: {job.status}", picture)
+    say(f"the curves are in {picture}")
 
 
 def _document(job: Job) -> dict[str, object]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.client import Alias, Replica
 
 _REPLICA_COLUMNS = ("replica", "state", "versions", "in flight", "run", "wait", "cache", "ttft p50/95 ms", "slots")
+_SERVING = "serving"
 _ALIAS_COLUMNS = ("alias", "engine", "live", "previous", "generation")
 
 
@@ -54,7 +55,7 @@ def _replica_row(replica: Replica) -> tuple[str, ...]:
     return (
         replica.id,
         _state(replica),
-        ", ".join(replica.versions) or "-",
+        _versions(replica),
         str(replica.in_flight),
         _or_dash(replica.num_running),
         _or_dash(replica.num_waiting),
@@ -62,6 +63,19 @@ def _replica_row(replica: Replica) -> tuple[str, ...]:
         _latency(replica),
         slots,
     )
+
+
+def _versions(replica: Replica) -> str:
+    """What serves, then a line for each job that is a guest there."""
+    guests: dict[str, list[str]] = {}
+    for holder in replica.slots.holders:
+        if holder.owner != _SERVING:
+            guests.setdefault(holder.owner, []).append(holder.version)
+    of_jobs = {version for versions in guests.values() for version in versions}
+    own = {holder.version for holder in replica.slots.holders if holder.owner == _SERVING}
+    serving = [version for version in replica.versions if version in own or version not in of_jobs]
+    lines = [f"job {owner}: {', '.join(versions)}" for owner, versions in sorted(guests.items())]
+    return "\n".join([", ".join(serving) or "-", *lines])
 
 
 def _state(replica: Replica) -> str:

@@ -75,9 +75,8 @@ class GrpoConfig(JobConfig):
     max_mismatch: float = Field(0.02, gt=0)
     """The run fails if engine and learner differ by more on what an adapter changes (mean absolute log-probability)."""
     eval_data: str | None = None
-    """Rows that are never trained on: greedy answers to them are scored by the same rewards."""
-    eval_every: int = Field(10, ge=1)
-    """Steps between evaluations."""
+    """Rows that are never trained on: every checkpoint's greedy answers to them are scored by the same rewards, and the
+    best checkpoint is the one with the highest. Empty: the rewards of training since the checkpoint before say it."""
     eval_size: int = Field(128, ge=1)
     """How many rows of `eval_data` are asked, the first ones."""
     early_stop_evals: int | None = Field(None, ge=1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engines.errors import BadRequest
 from learners.data.examples import Example, Message, Picture
 from learners.data.images import open_picture
+from rollout.messages import pictures_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +83,16 @@ class Encoder:
         prompt = self._process(rendered.prompt, example.images)
         answer_ids = self._processor.tokenizer(rendered.answer, add_special_tokens=False)["input_ids"]
         return self._encoded(prompt, tuple(answer_ids))
+
+    def encode_prompt(self, messages: Sequence[Message]) -> Encoded:
+        """A conversation that ends where the assistant's turn is generated, as an engine reads it; no answer."""
+        text = self._apply([_to_template(message) for message in messages], add_generation_prompt=True)
+        return self._encoded(self._process(text, pictures_of(tuple(messages))), ())
+
+    def ids_of(self, tokens: Sequence[str]) -> tuple[int, ...]:
+        """Of those among `tokens` that the tokenizer has."""
+        vocabulary = self._processor.tokenizer.get_vocab()
+        return tuple(vocabulary[token] for token in tokens if token in vocabulary)
 
     def encode_whole(self, example: Example) -> Encoded:
         """Tokenizes the finished conversation in one piece, as an engine that scores it does.

@@ -45,7 +45,9 @@ def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(kind: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedEngine]:
     args = {"tokens-per-s": 300} if kind == "fake" else {}
-    config = EngineConfig(model=str(model), kind=kind, max_loras=MAX_LORAS, max_lora_rank=16, args=args)
+    config = EngineConfig(
+        model=str(model), kind=kind, max_loras=MAX_LORAS, reserved_for_rollout=1, max_lora_rank=16, args=args
+    )
     served = BACK_ENDS[kind]("small", config, tmp_path_factory.mktemp("logs"))
     await served.start()
     yield served
@@ -61,9 +63,9 @@ def serial_numbers() -> Iterator[int]:
 def make_adapter(model: Path, tmp_path: Path, serial_numbers: Iterator[int]) -> MakeAdapter:
     """Writes an adapter of its own version, slot id and weights; keywords go to `write_adapter`."""
 
-    def make(**options: int) -> AdapterRef:
+    def make(alias: str = "vqa", **options: int) -> AdapterRef:
         number = next(serial_numbers)
         path = write_adapter(tmp_path / f"adapter-{number}", model, **{"seed": number, **options})
-        return AdapterRef(VersionName("vqa", number), number, path)
+        return AdapterRef(VersionName(alias, number), number, path)
 
     return make

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -94,6 +95,40 @@ async def test_a_dropped_adapter_is_gone(engine: ServedEngine, make_adapter: Mak
     await engine.drop_adapter(adapter)
     assert await status_of(engine.endpoint, request(str(adapter.version), QUESTION)) == 404
     assert await engine.list_adapters() == ()
+
+
+async def test_a_step_of_a_job_is_loaded_answers_and_is_gone_when_dropped(
+    engine: ServedEngine, make_adapter: MakeAdapter
+) -> None:
+    step = make_adapter(alias="grpo.1/step")
+    assert (await engine.load_adapter(step)).version == step.version
+    body = request(str(step.version), QUESTION)
+    assert (await ask(engine.endpoint, body)).body["model"] == str(step.version)
+    await engine.drop_adapter(step)
+    assert await status_of(engine.endpoint, body) == 404
+    assert await engine.list_adapters() == ()
+
+
+async def test_a_sample_has_as_many_token_ids_as_logprobs(engine: ServedEngine) -> None:
+    body = request(BASE, QUESTION, picture("red"), n=3, seed=5, temperature=1.0, priority=10, return_token_ids=True)
+    said = (await ask(engine.endpoint, body)).body
+    assert len(said["prompt_token_ids"]) == said["usage"]["prompt_tokens"]
+    assert [choice["index"] for choice in said["choices"]] == [0, 1, 2]
+    for choice in said["choices"]:
+        assert len(choice["token_ids"]) == len(choice["logprobs"]["content"]) > 0
+    assert sum(len(choice["token_ids"]) for choice in said["choices"]) == said["usage"]["completion_tokens"]
+    again = (await ask(engine.endpoint, body)).body
+    assert [choice["token_ids"] for choice in again["choices"]] == [choice["token_ids"] for choice in said["choices"]]
+
+
+async def test_samples_differ_by_place_and_by_seed(engine: ServedEngine) -> None:
+    def body(seed: int) -> dict[str, Any]:
+        return request(BASE, QUESTION, n=4, seed=seed, temperature=2.0, return_token_ids=True)
+
+    answers = [(await ask(engine.endpoint, body(seed))).body["choices"] for seed in (1, 101)]
+    ids = [tuple(tuple(choice["token_ids"]) for choice in choices) for choices in answers]
+    assert len(set(ids[0])) > 1
+    assert ids[0] != ids[1]
 
 
 async def test_dropping_an_unknown_adapter_does_nothing(engine: ServedEngine) -> None:

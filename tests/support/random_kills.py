@@ -169,11 +169,16 @@ def _check(scene: Scene, figures: Figures, load: FeedbackLoad) -> None:
 
 
 def _is_explained(outcome: Outcome, kills: Sequence[Kill]) -> bool:
-    """Connections break only with the gateway, streams with their replica; no replica is a 503 with Retry-After."""
+    """Connections break only with the gateway, streams with their replica; no replica is a 503 with Retry-After.
+
+    A 502 is what an engine said while it was being killed, with no other replica to ask.
+    """
     if outcome.ending in (Ending.CUT, Ending.REFUSED):
         return any(kill.victim is Victim.GATEWAY and kill.covers(outcome) for kill in kills)
     if outcome.ending is Ending.ERROR_EVENT:
         return any(kill.replica == outcome.replica and kill.covers(outcome) for kill in kills)
+    if outcome.ending is Ending.STATUS and outcome.status == 502:
+        return any(kill.victim is not Victim.GATEWAY and kill.covers(outcome) for kill in kills)
     return outcome.ending is Ending.STATUS and outcome.status == 503 and bool(outcome.retry_after)
 
 

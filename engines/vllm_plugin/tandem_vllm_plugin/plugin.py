@@ -81,7 +81,7 @@ async def held(request: Request) -> JSONResponse:
     return await _answer(work)
 
 
-@router.delete("/adapters/{version}")
+@router.delete("/adapters/{version:path}")  # the server has decoded a step's %2F
 async def remove(version: str, request: Request) -> JSONResponse:
     async def work() -> dict[str, Any]:
         await _shelf(request).remove(version)

@@ -19,7 +19,7 @@ from engines.errors import AdapterRefused, Conflict, EngineFault, NotFound, Unav
 from engines.fake import FakeEngine
 from engines.fake.faults import Faults
 from engines.lifeline import group_members
-from engines.types import EngineState, ProbePrompt, VersionName
+from engines.types import EngineState, ProbePrompt, UserLoad, VersionName
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -126,6 +126,51 @@ async def test_a_copy_lives_as_long_as_its_adapter(actor: EngineActor, tmp_path:
     assert [path.name for path in root.iterdir()] == ["vqa@1"]
     await actor.release(OWNER, version(1))
     assert list(root.iterdir()) == []
+
+
+async def test_a_copy_that_another_owner_is_about_to_load_stays(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=3, reserved_for_rollout=1)
+    actor = EngineActor("small", config, tmp_path / "logs", tmp_path / "copies")
+    await actor.start()
+    step = VersionName("grpo.1/step", 1)
+    await actor.copy(pack(step, adapter(tmp_path, 1)))
+    await actor.keep_only(OWNER, [])
+    await actor.copy(pack(version(2), adapter(tmp_path, 2)))
+    await actor.keep_only("grpo", [])
+    assert [path.name for path in (await actor.status()).copies_root.iterdir()] == ["vqa@2"]
+    await actor.load(OWNER, version(2), 60)
+    await actor.stop()
+
+
+async def test_a_step_of_a_job_lives_beside_an_alias_of_a_like_name(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=3, reserved_for_rollout=1)
+    actor = EngineActor("small", config, tmp_path / "logs", tmp_path / "copies")
+    await actor.start()
+    step, alias = VersionName("grpo.1/step", 1), VersionName("grpo.1", 1)
+    for name, owner, number in ((step, "grpo", 1), (alias, OWNER, 2)):
+        await actor.copy(pack(name, adapter(tmp_path, number)))
+        await actor.load(owner, name, 60)
+    root = (await actor.status()).copies_root
+    assert sorted(path.name for path in root.iterdir()) == ["grpo.1%2Fstep@1", "grpo.1@1"]
+    await actor.release("grpo", step)
+    assert await held(actor) == [alias]
+    assert [path.name for path in root.iterdir()] == ["grpo.1@1"]
+    await actor.stop()
+
+
+async def test_what_users_see_is_told_until_it_is_old(actor: EngineActor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await actor.status()).users is None
+    load = UserLoad(p95_ttft_s=0.2, p95_itl_s=None, num_in_flight=3, num_requests=40)
+    await actor.note_users(load)
+    assert (await actor.status()).users == load
+    monkeypatch.setattr("engines.actor._USERS_TTL_S", -1.0)
+    assert (await actor.status()).users is None
+
+
+async def test_slots_for_jobs_are_said_before_the_engine_runs(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tmp_path), kind="fake", max_loras=4, reserved_for_rollout=3)
+    status = await EngineActor("small", config, tmp_path / "logs", tmp_path / "copies").status()
+    assert (status.num_slots, status.num_rollout_slots) == (4, 3)
 
 
 async def test_what_an_owner_keeps_says_nothing_of_what_others_lease(tmp_path: Path) -> None:

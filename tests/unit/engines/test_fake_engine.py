@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from engines.config import EngineConfig
 from engines.errors import AdapterRefused, EngineDown, EngineFault
 from engines.fake import FakeEngine
 from engines.fake.faults import Faults
+from engines.fake.server import Pace
 from engines.lifeline import group_members
 from engines.types import AdapterRef, EngineState, ProbePrompt, VersionName
 from engines.wire import ScoreBody
@@ -65,6 +69,54 @@ async def test_chat_answers_the_status_that_was_set(engine: FakeEngine) -> None:
     await engine.set_faults(Faults(chat_status=500))
     async with aiohttp.ClientSession() as http:
         assert (await chat(engine, http))[0] == 500
+
+
+async def whole(engine: FakeEngine, **fields: Any) -> dict[str, Any]:
+    body = {"model": "small@0", "messages": [{"role": "user", "content": "hi"}], "logprobs": True, **fields}
+    headers = {"Authorization": f"Bearer {engine.endpoint.token}"}
+    url = f"{engine.endpoint.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http, http.post(url, json=body, headers=headers) as answer:
+        said: dict[str, Any] = await answer.json()
+        assert answer.status == 200, said
+        return said
+
+
+async def test_an_answer_names_the_version_that_was_set(engine: FakeEngine) -> None:
+    await engine.set_faults(Faults(answer_as="grpo.1/step@3"))
+    assert (await whole(engine))["model"] == "grpo.1/step@3"
+    await engine.set_faults(Faults())
+    assert (await whole(engine))["model"] == "small@0"
+
+
+async def test_logprobs_are_null_where_nan_is_set(engine: FakeEngine) -> None:
+    await engine.set_faults(Faults(logprobs_nan=True))
+    entries = (await whole(engine))["choices"][0]["logprobs"]["content"]
+    assert {entry["logprob"] for entry in entries} == {None}
+
+
+async def test_every_choice_is_truncated_where_that_is_set(engine: FakeEngine) -> None:
+    usual = await whole(engine, n=3, seed=1)
+    assert {choice["finish_reason"] for choice in usual["choices"]} == {"stop"}
+    await engine.set_faults(Faults(truncate=True))
+    cut = await whole(engine, n=3, seed=1)
+    assert [choice["finish_reason"] for choice in cut["choices"]] == ["length"] * 3
+
+
+async def test_choice_i_is_what_seed_plus_i_says_alone(engine: FakeEngine) -> None:
+    several = (await whole(engine, n=3, seed=7, return_token_ids=True))["choices"]
+    alone = [(await whole(engine, seed=seed, return_token_ids=True))["choices"][0] for seed in (7, 8, 9)]
+    assert [choice["token_ids"] for choice in several] == [choice["token_ids"] for choice in alone]
+    assert len({tuple(choice["token_ids"]) for choice in several}) == 3
+
+
+def test_token_times_are_log_normal_around_the_rate_and_repeat_by_seed() -> None:
+    first, second = (Pace(50, 0.0, 0.5, random.Random(3)) for _ in range(2))
+    times = sorted(first.token_s() for _ in range(501))
+    assert times == sorted(second.token_s() for _ in range(501))
+    assert 0.018 < times[250] < 0.022
+    spread = statistics.stdev(math.log(time) for time in times)
+    assert 0.4 < spread < 0.6
+    assert Pace(50, 0.0).token_s() == 1 / 50
 
 
 async def test_it_dies_in_mid_stream(engine: FakeEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from engines.profiles import PROFILES
 from engines.vllm import PLUGIN_DIR, Build, VllmEngine, arguments, build_of, environment
 
 CPU, CUDA = Build("0.32.0", is_cpu=True), Build("0.26.0", is_cpu=False)
+FAMILY = PROFILES["qwen3_vl"]
 
 
 def words(build: Build = CPU, **config: Any) -> tuple[str, ...]:
@@ -55,7 +57,22 @@ def test_shards_are_asked_for_only_where_there_are_several() -> None:
 def test_one_slot_is_never_pinned() -> None:
     command = words(max_loras=4)
     assert value("--max-loras", command) == value("--max-cpu-loras", command) == "5"
-    assert environment(EngineConfig(model="m", max_loras=4), CPU)["TANDEM_MAX_ADAPTERS"] == "4"
+    assert environment(EngineConfig(model="m", max_loras=4), CPU, FAMILY)["TANDEM_MAX_ADAPTERS"] == "4"
+
+
+def test_image_placeholders_are_never_sampled() -> None:
+    module, name = value("--logits-processors", words()).split(":")
+    source = (PLUGIN_DIR / f"{module.replace('.', '/')}.py").read_text()
+    assert f"class {name}(" in source
+    passed = environment(EngineConfig(model="m"), CPU, FAMILY)["TANDEM_NEVER_SAMPLED"]
+    assert tuple(json.loads(passed)) == FAMILY.vision_tokens
+
+
+def test_an_engine_with_room_for_rollouts_says_what_it_sampled_from_and_lets_users_go_first() -> None:
+    command = words(reserved_for_rollout=2)
+    assert value("--logprobs-mode", command) == "processed_logprobs"
+    assert value("--scheduling-policy", command) == "priority"
+    assert not {"--logprobs-mode", "--scheduling-policy"} & set(words())
 
 
 def test_eager_mode_and_float32_are_for_the_cpu_only() -> None:
@@ -77,6 +94,7 @@ def test_extra_arguments_follow_ours_unchanged() -> None:
     "key",
     ["host", "--middleware", "served_model_name", "max-loras", "api-key", "model", "dtype", "max_model_len", "config",
      "no-enable-prefix-caching", "limit-mm-per-prompt.image", "middlew", "tensor-parallel-size", "host=0.0.0.0", "--",
+     "logits-processors", "logprobs_mode", "scheduling-policy",
      ""],
 )  # fmt: skip
 def test_arguments_that_are_ours_are_refused_before_anything_starts(key: str) -> None:
@@ -85,7 +103,7 @@ def test_arguments_that_are_ours_are_refused_before_anything_starts(key: str) ->
 
 
 def test_every_flag_that_we_write_is_ours_but_eager_mode() -> None:
-    written = [word for word in words(CPU, quantization="fp8") if word.startswith("--")]
+    written = [word for word in words(CPU, quantization="fp8", reserved_for_rollout=1) if word.startswith("--")]
     for flag in set(written) - {"--enforce-eager"}:
         with pytest.raises(ValidationError):
             EngineConfig(model="m", args={flag: "x"})
@@ -104,18 +122,18 @@ def test_a_model_of_another_family_than_configured_is_refused(tmp_path: Path, mo
 
 def test_no_secret_is_on_the_command_line_or_in_the_launch_environment() -> None:
     assert not any("token" in word.lower() and "details" not in word for word in words())
-    assert not any("TOKEN" in name for name in environment(EngineConfig(model="m"), CPU))
+    assert not any("TOKEN" in name for name in environment(EngineConfig(model="m"), CPU, FAMILY))
 
 
 def test_the_cpu_environment_is_for_the_cpu_only_and_the_configurations_own_wins(tmp_path: Path) -> None:
     config = EngineConfig(model=str(tmp_path), env={"VLLM_CPU_KVCACHE_SPACE": "2", "PYTHONPATH": "/theirs"})
-    env = environment(config, CPU)
+    env = environment(config, CPU, FAMILY)
     assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert env["TORCHDYNAMO_DISABLE"] == "1"
     assert env["HF_HUB_OFFLINE"] == "1"
     assert env["PYTHONPATH"].split(":")[:2] == [str(PLUGIN_DIR), "/theirs"]
-    assert "TORCHDYNAMO_DISABLE" not in environment(EngineConfig(model="hub/id"), CUDA)
-    assert "HF_HUB_OFFLINE" not in environment(EngineConfig(model="hub/id"), CUDA)
+    assert "TORCHDYNAMO_DISABLE" not in environment(EngineConfig(model="hub/id"), CUDA, FAMILY)
+    assert "HF_HUB_OFFLINE" not in environment(EngineConfig(model="hub/id"), CUDA, FAMILY)
 
 
 async def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:

@@ -29,11 +29,13 @@ class WatchedReplica:
         self.state = EngineState.NEW
         self.trouble: Exception | None = None
         self.fail_start: Exception | None = None
+        self.port = 0
+        """Where it listens; 0: another that nobody listens at for each start."""
         self.num_starts = self.num_restarts = self.num_revivals = self.num_renewals = 0
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(f"http://127.0.0.1:{self.num_starts + self.num_restarts}", "token")
+        return Endpoint(f"http://127.0.0.1:{self.port or self.num_starts + self.num_restarts}", "token")
 
     async def start(self) -> Endpoint:
         if self.fail_start is not None:
@@ -154,6 +156,8 @@ async def test_an_engine_that_answers_again_in_time_is_not_restarted(scene: Scen
 
 
 async def test_an_actor_that_does_not_answer_suspends_its_replica_and_users_are_answered_on(scene: Scene) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    scene.replica.port = server.sockets[0].getsockname()[1]
     await scene.look()
     scene.replica.trouble = DeadlineExceeded("no answer")
     for _ in range(5):
@@ -163,6 +167,15 @@ async def test_an_actor_that_does_not_answer_suspends_its_replica_and_users_are_
     scene.replica.trouble = None
     await scene.look()
     assert (scene.is_routed(), scene.is_member()) == (True, True)
+    server.close()
+
+
+async def test_a_replica_of_which_neither_actor_nor_engine_can_be_reached_takes_no_traffic(scene: Scene) -> None:
+    await scene.look()
+    scene.replica.trouble = DeadlineExceeded("no answer")
+    await scene.look()
+    assert not scene.is_routed()
+    assert not scene.is_member()
 
 
 async def test_without_its_actor_a_replica_takes_no_traffic_and_gets_another(scene: Scene) -> None:

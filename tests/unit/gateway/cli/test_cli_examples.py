@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.config import load_config
-from learners.config import validate
+from learners.config import GrpoConfig, validate
 
 EXAMPLES = Path(__file__).parents[4] / "deploy" / "examples"
 FILES = sorted(EXAMPLES.glob("*.toml"))
@@ -35,4 +35,21 @@ def test_a_job_is_valid(file: Path) -> None:
 
 
 def test_the_examples_are_those_that_the_documents_name() -> None:
-    assert [file.name for file in FILES] == ["demo.toml", "fake.toml", "job-sft.toml", "qwen3vl-cpu.toml", "small.toml"]
+    assert [file.name for file in FILES] == [
+        "demo.toml",
+        "fake.toml",
+        "job-grpo.toml",
+        "job-sft.toml",
+        "qwen3vl-cpu.toml",
+        "small.toml",
+    ]
+
+
+def test_the_grpo_job_is_a_guest_that_the_serving_examples_have_room_for() -> None:
+    job = validate(tomllib.loads((EXAMPLES / "job-grpo.toml").read_text()), GrpoConfig)
+    for file in (EXAMPLES / "small.toml", EXAMPLES / "demo.toml"):
+        engine = load_config(file).engines[job.rollout.engine]
+        assert engine.reserved_for_rollout >= job.max_staleness + 2
+    sft = validate(tomllib.loads((EXAMPLES / "job-sft.toml").read_text()))
+    assert (job.model, job.rank, job.alpha) == (sft.model, sft.rank, sft.alpha)
+    assert job.parent == f"{sft.name}/checkpoints/step-{sft.max_steps}"

@@ -195,3 +195,16 @@ def test_what_is_not_known_is_drawn_as_a_dash() -> None:
     console.print(render(overview(replica(versions=["vqa@1"], slots=slots, **unknown))))
     (row,) = (line.split() for line in console.export_text().splitlines() if line.startswith(" small/0"))
     assert row == ["small/0", "unreachable", "vqa@1", "0", "-", "-", "-", "-", "1/?"]
+
+
+def test_the_jobs_that_are_guests_on_a_replica_are_shown_under_what_serves() -> None:
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    leases = [("vqa@1", "serving"), ("grpo.1/step@4", "grpo"), ("grpo.1/step@5", "grpo")]
+    slots = {"used": 3, "total": 6, "holders": [{"version": version, "owner": owner} for version, owner in leases]}
+    console.print(render(overview(replica(versions=["grpo.1/step@4", "vqa@1"], slots=slots))))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    (row,) = (number for number, line in enumerate(lines) if line.startswith("small/0"))
+    assert lines[row].split()[:3] == ["small/0", "ready", "vqa@1"]
+    assert lines[row + 1] == "job grpo: grpo.1/step@4, grpo.1/step@5"

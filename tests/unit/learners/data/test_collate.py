@@ -87,3 +87,10 @@ def test_what_the_template_adds_behind_the_end_of_the_turn_carries_no_loss() -> 
         assert processor.tokenizer.decode(labels[labels != IGNORED]) == f"{answer}<|im_end|>"
     ids = batch["input_ids"][0, : encoder.encode(short).num_tokens]
     assert processor.tokenizer.decode(ids).endswith("red<|im_end|>\n")
+
+
+def test_a_prompt_alone_is_what_an_answer_is_put_behind(encoder: Encoder) -> None:
+    example = ask(picture("red"), "what color is the shape?", answer="red")
+    alone, whole = encoder.encode_prompt(example.prompt), encoder.encode(example)
+    assert (alone.prompt_ids, alone.types, alone.answer_ids) == (whole.prompt_ids, whole.types, ())
+    assert alone.vision["pixel_values"].equal(whole.vision["pixel_values"])

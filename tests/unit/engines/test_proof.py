@@ -5,8 +5,8 @@ import pytest
 from engines.adapter import ProbeRecord
 from engines.errors import AdapterRefused
 from engines.profiles import PROFILES
+from engines.proof import check_agreement, check_delivery
 from engines.types import LoadedAdapter, ProbeScore, VersionName
-from gateway.proof import check_agreement, check_delivery
 
 IDS = (7, 8)
 BASE = (-2.0, -1.0)

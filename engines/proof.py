@@ -38,9 +38,7 @@ class Agreement:
 def check_delivery(loaded: LoadedAdapter, weights_sha256: str, modules: Iterable[str], profile: FamilyProfile) -> str:
     """The proof by hash and modules, in words. Raises `AdapterRefused` if the engine read or matched something else."""
     if loaded.sha256 != weights_sha256:
-        raise AdapterRefused(
-            f"the engine read other weights for {loaded.version} than the registry holds; publish again"
-        )
+        raise AdapterRefused(f"the engine read other weights for {loaded.version} than it was sent; publish again")
     expected = {profile.engine_module(name) for name in modules}
     matched = {profile.engine_module(name) for name in loaded.modules}
     if missing := sorted(expected - matched):

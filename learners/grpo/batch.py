@@ -1,0 +1,190 @@
+"""From groups with advantages to micro-batches of tensors.
+
+B sequences, L tokens of the longest, T sampled tokens of the one with the most. A sequence is one turn of a trajectory:
+its prompt, then what was sampled, as the engine had them; padding is on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engines.errors import EngineFault, Internal
+from learners.data.collate import Encoded, Encoder
+from rollout.messages import Message
+from rollout.types import Group, Turn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CONTEXT = 4
+"""Token ids shown on each side of the place where two prompts differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One turn to learn from. Without `carries_loss` it is measured, but teaches nothing."""
+
+    row: str
+    prompt: Encoded
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    advantage: float
+    carries_loss: bool = True
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt.prompt_ids) + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`inputs` are what the model reads: input_ids, attention_mask, mm_token_type_ids (B, L) and the vision tensors.
+
+    The others have the t-th sampled token at [:, t], shape (B, T): `token_ids`; `positions`, the place in the sequence
+    whose hidden state predicts it; `sampled`, whether there is one; `mask`, whether it carries loss;
+    `rollout_logprobs` (0 where there is none). `advantages` has shape (B,).
+    """
+
+    inputs: Mapping[str, Tensor]
+    token_ids: Tensor
+    positions: Tensor
+    sampled: Tensor
+    mask: Tensor
+    rollout_logprobs: Tensor
+    advantages: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            sampled=self.sampled.to(device),
+            mask=self.mask.to(device),
+            rollout_logprobs=self.rollout_logprobs.to(device),
+            advantages=self.advantages.to(device),
+        )
+
+
+def samples_of(
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float]],
+    encoder: Encoder,
+    *,
+    forbidden_ids: frozenset[int] = frozenset(),
+    mask_truncated: bool = False,
+) -> tuple[Sample, ...]:
+    """One sample for each turn in which something was sampled. `advantages`: one for each trajectory of each group.
+
+    Raises `EngineFault` naming the row if an engine read a prompt otherwise than the processor here makes it, or
+    sampled what no model may.
+    """
+    encode = _remembered(encoder)
+    return tuple(
+        _sample(group.prompt.id, encode(turn.messages), turn, advantage, forbidden_ids, carries_loss=carries_loss)
+        for group, of_group in zip(groups, advantages, strict=True)
+        for trajectory, advantage in zip(group.trajectories, of_group, strict=True)
+        for carries_loss in [not (mask_truncated and trajectory.is_truncated)]
+        for turn in trajectory.turns
+        if turn.token_ids
+    )
+
+
+def micro_batches(samples: Sequence[Sample], pad_id: int, max_tokens: int) -> tuple[Batch, ...]:
+    """Sequences of about one length together, each batch at most `max_tokens` with its padding, or one sequence."""
+    return tuple(collate_samples(chunk, pad_id) for chunk in _grouped_by_length(samples, max_tokens))
+
+
+def collate_samples(samples: Sequence[Sample], pad_id: int) -> Batch:
+    import torch
+
+    width = max(sample.num_tokens for sample in samples)
+    depth = max(len(sample.token_ids) for sample in samples)
+    lengths = torch.tensor([len(sample.token_ids) for sample in samples])
+    starts = torch.tensor([len(sample.prompt.prompt_ids) for sample in samples])
+    steps = torch.arange(depth)
+    sampled = steps < lengths[:, None]
+    carries_loss = torch.tensor([sample.carries_loss for sample in samples])
+    return Batch(
+        inputs=_inputs(samples, width, pad_id),
+        token_ids=torch.tensor([_padded(sample.token_ids, depth, 0) for sample in samples]),
+        positions=(starts[:, None] - 1 + steps).clamp(max=width - 1),
+        sampled=sampled,
+        mask=sampled & carries_loss[:, None],
+        rollout_logprobs=torch.tensor([_padded(sample.logprobs, depth, 0.0) for sample in samples]),
+        advantages=torch.tensor([sample.advantage for sample in samples]),
+    )
+
+
+def check_same_prompt(row: str, engine_ids: Sequence[int], learner_ids: Sequence[int]) -> None:
+    """Raises `EngineFault` showing the first place where they differ."""
+    if tuple(engine_ids) == tuple(learner_ids):
+        return
+    pairs = zip(engine_ids, learner_ids, strict=False)
+    shorter = min(len(engine_ids), len(learner_ids))
+    place = next((index for index, (theirs, ours) in enumerate(pairs) if theirs != ours), shorter)
+    around = slice(max(0, place - CONTEXT), place + CONTEXT + 1)
+    raise EngineFault(
+        f"row {row}: the engine read another prompt than the learner does. They differ at token {place}: "
+        f"engine {list(engine_ids[around])} of {len(engine_ids)}, learner {list(learner_ids[around])} of "
+        f"{len(learner_ids)}; both must have the same tokenizer, chat template and image settings: compare the "
+        "engine's model directory with the job's"
+    )
+
+
+def _remembered(encoder: Encoder) -> Callable[[tuple[Message, ...]], Encoded]:
+    """Encodes each distinct conversation once."""
+    known: dict[tuple[Message, ...], Encoded] = {}
+
+    def encode(messages: tuple[Message, ...]) -> Encoded:
+        if messages not in known:
+            known[messages] = encoder.encode_prompt(messages)
+        return known[messages]
+
+    return encode
+
+
+def _sample(
+    row: str, prompt: Encoded, turn: Turn, advantage: float, forbidden_ids: frozenset[int], *, carries_loss: bool
+) -> Sample:
+    check_same_prompt(row, turn.prompt_ids, prompt.prompt_ids)
+    if len(turn.logprobs) != len(turn.token_ids):
+        raise Internal(f"row {row}: {len(turn.token_ids)} sampled tokens have {len(turn.logprobs)} log-probabilities")
+    wrong = forbidden_ids.intersection(turn.token_ids)
+    if wrong:
+        raise EngineFault(
+            f"row {row}: the engine sampled token {min(wrong)}, which stands for image features and must never be "
+            "sampled: the engine has to be started by Tandem, which forbids it"
+        )
+    return Sample(row, prompt, turn.token_ids, turn.logprobs, advantage, carries_loss)
+
+
+def _grouped_by_length(samples: Sequence[Sample], max_tokens: int) -> Iterator[list[Sample]]:
+    chunk: list[Sample] = []
+    for sample in sorted(samples, key=lambda one: -one.num_tokens):  # the first of a chunk is its longest
+        if chunk and chunk[0].num_tokens * (len(chunk) + 1) > max_tokens:
+            yield chunk
+            chunk = []
+        chunk.append(sample)
+    if chunk:
+        yield chunk
+
+
+def _inputs(samples: Sequence[Sample], width: int, pad_id: int) -> dict[str, Tensor]:
+    import torch
+
+    rows = [(*sample.prompt.prompt_ids, *sample.token_ids) for sample in samples]
+    inputs = {
+        "input_ids": torch.tensor([_padded(row, width, pad_id) for row in rows]),
+        "attention_mask": torch.tensor([_padded([1] * len(row), width, 0) for row in rows]),
+        "mm_token_type_ids": torch.tensor([_padded(sample.prompt.types, width, 0) for sample in samples]),
+    }
+    names = dict.fromkeys(name for sample in samples for name in sample.prompt.vision)
+    vision = {name: [s.prompt.vision[name] for s in samples if name in s.prompt.vision] for name in names}
+    return inputs | {name: torch.cat(tensors) for name, tensors in vision.items()}
+
+
+def _padded(values: Sequence[float], width: int, padding: float) -> list[float]:
+    return [*values, *[padding] * (width - len(values))]

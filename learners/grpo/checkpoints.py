@@ -1,0 +1,57 @@
+"""Checkpoints of a GRPO run, each with the reward that says which is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from learners.checkpoint import writing_checkpoint
+from learners.config import GrpoConfig
+from learners.grpo.learner import Learner
+from learners.grpo.recorder import Recorder
+from learners.grpo.rollouts import Rollouts
+from learners.run import Run
+from rollout.types import Prompt
+
+REWARD = "best_reward"
+
+
+class Checkpoints:
+    """`eval_rows`: what every checkpoint is asked; without them the rewards of training are what it is judged by."""
+
+    def __init__(self, run: Run[GrpoConfig], eval_rows: Sequence[Prompt]) -> None:
+        self._run = run
+        self._eval_rows = tuple(eval_rows)
+        self._best_reward = run.result.metrics.get(REWARD, float("-inf"))
+        self._num_worse = 0
+        run.best_checkpoint = run.result.best_checkpoint
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether as many evaluations in a row as are configured were no better than the best one."""
+        patience = self._run.config.early_stop_evals
+        return patience is not None and self._num_worse >= patience
+
+    def is_due(self, step: int) -> bool:
+        return step % self._run.config.save_every == 0
+
+    def write(self, step: int, learner: Learner, rollouts: Rollouts, recorder: Recorder) -> None:
+        rollouts.settle()
+        reward = self._judge(step, rollouts, recorder)
+        is_best = reward > self._best_reward
+        self._num_worse = 0 if is_best else self._num_worse + 1
+        self._best_reward = max(reward, self._best_reward)
+        metrics = {**self._run.result.metrics, "eval_reward": reward, REWARD: self._best_reward}
+        with writing_checkpoint(self._run.job.checkpoints, step) as folder:
+            learner.save(folder, step, metrics, rollouts.snapshot())
+        if is_best:
+            self._run.best_checkpoint = f"checkpoints/step-{step}"
+        self._run.update(metrics=metrics)
+        self._run.save()
+        recorder.on_checkpoint(step, reward, is_best=is_best)
+
+    def _judge(self, step: int, rollouts: Rollouts, recorder: Recorder) -> float:
+        if not self._eval_rows:
+            return recorder.take_mean_reward()
+        evaluation = rollouts.evaluate(self._eval_rows)
+        recorder.on_evaluation(step, evaluation)
+        return evaluation.reward

@@ -1,0 +1,42 @@
+"""The loop of asynchronous GRPO: take what was sampled, learn from it, send the adapter back to the engines.
+
+Sampling goes on meanwhile, by the newest version that the engines have. How far it may run ahead is the staleness
+rule's business (`rollout/staleness.py`): with `max_staleness` 0 this same loop is synchronous, with 1 one step off.
+"""
+
+from __future__ import annotations
+
+import time
+
+from learners.cancel import CancelRequest
+from learners.grpo.checkpoints import Checkpoints
+from learners.grpo.learner import Learner
+from learners.grpo.recorder import Recorder
+from learners.grpo.report import TimeFigures, look_at
+from learners.grpo.rollouts import Rollouts
+
+
+def train(
+    learner: Learner,
+    rollouts: Rollouts,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    request: CancelRequest,
+    steps: range,
+) -> None:
+    """Ends with a checkpoint: after the last of `steps`, when asked to end, or when nothing gets better any more."""
+    rollouts.deliver(learner.push(steps.start - 1))
+    for step in steps:
+        began_s = time.monotonic()
+        batch = rollouts.take()
+        if not batch.groups:
+            break
+        terms = learner.learn(batch.groups)
+        sync_s = rollouts.learned(learner.push(step))
+        times = TimeFigures(time.monotonic() - began_s, batch.waited_s, rollouts.take_engine_idle_s())
+        recorder.on_step(step, look_at(batch.groups, step), terms, times, batch.rows, batch.dropped, sync_s)
+        is_last = step == steps[-1] or request.is_requested
+        if is_last or checkpoints.is_due(step):
+            checkpoints.write(step, learner, rollouts, recorder)
+        if is_last or checkpoints.should_stop:
+            break

@@ -1,0 +1,184 @@
+"""The learner's policy: log-probabilities of what the engines sampled, and one optimizer step on them.
+
+N sampled tokens of a batch are scored in chunks, each recomputed in the backward pass, so no more than
+(chunk_tokens, vocabulary) logits exist at once.
+
+Imports torch: only the run of a job imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from learners.grpo.batch import Batch
+from learners.grpo.loss import Denominators, LossTerms, add_up
+from learners.grpo.optimizer import Optimizer
+from learners.grpo.presets import LossSpec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+CHUNK_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """Natural log-probabilities, and the entropy in nats of the distribution (no gradient): (B, T), 0 at no token."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepTerms:
+    """An optimizer step in numbers: means over its tokens (`LossTerms` says of what), and what the optimizer did.
+
+    `skipped` says why the weights were left as they were; empty: they were changed.
+    """
+
+    loss: float
+    policy_loss: float
+    kl: float
+    entropy: float
+    clip_fraction: float
+    ratio_mean: float
+    mismatch: float
+    mismatch_kl: float
+    weight_mean: float
+    weight_capped: float
+    grad_norm: float
+    learning_rate: float
+    num_tokens: int
+    num_micro_batches: int
+    skipped: str = ""
+
+
+class LossFunction(Protocol):
+    """`learners.grpo.loss.loss`."""
+
+    def __call__(
+        self,
+        logprobs: Tensor,
+        old_logprobs: Tensor | None,
+        rollout_logprobs: Tensor,
+        ref_logprobs: Tensor | None,
+        advantages: Tensor,
+        mask: Tensor,
+        spec: LossSpec,
+        denominators: Denominators,
+    ) -> LossTerms: ...
+
+
+class Policy:
+    """`temperature` and `forbidden_ids` are those that the engines sample with: the distributions must be the same."""
+
+    def __init__(
+        self, model: PeftModel, forbidden_ids: Sequence[int], temperature: float, chunk_tokens: int = CHUNK_TOKENS
+    ) -> None:
+        self._model = model
+        self._forbidden = torch.tensor(sorted(forbidden_ids), dtype=torch.long, device=model.device)
+        self._temperature = temperature
+        self._chunk_tokens = chunk_tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def logprobs(self, batch: Batch) -> PolicyOutput:
+        """Under the adapter, with its gradient. `batch` is on the policy's device."""
+        hidden = self._hidden(batch)
+        targets = batch.token_ids[batch.sampled]
+        pieces = [self._score_chunk(*chunk) for chunk in self._chunks(hidden, targets)]
+        logprobs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
+        return PolicyOutput(_spread(logprobs, batch.sampled), _spread(entropy, batch.sampled))
+
+    def reference_logprobs(self, batch: Batch) -> Tensor:
+        """(B, T), of the base without the adapter."""
+        with torch.no_grad(), self._model.disable_adapter():
+            return self.logprobs(batch).logprobs
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(N, width), in the order of `batch.sampled`: what predicts each sampled token."""
+        backbone = self._model.get_base_model().model
+        states = backbone(**batch.inputs, use_cache=False).last_hidden_state
+        rows = torch.arange(states.shape[0], device=states.device)[:, None].expand_as(batch.positions)
+        return states[rows[batch.sampled], batch.positions[batch.sampled]]
+
+    def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(hidden.split(self._chunk_tokens), targets.split(self._chunk_tokens), strict=True)
+
+    def _score_chunk(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        scores: tuple[Tensor, Tensor] = checkpoint(self._score, hidden, targets, use_reentrant=False)
+        return scores
+
+    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies, each (n,), of n hidden states; float32."""
+        logits = self._model.get_output_embeddings()(hidden).float() / self._temperature
+        distribution = logits.index_fill(1, self._forbidden, float("-inf")).log_softmax(-1)
+        chosen = distribution.gather(1, targets[:, None])[:, 0]
+        with torch.no_grad():
+            entropy = torch.special.entr(distribution.exp()).sum(-1)
+        return chosen, entropy
+
+
+def learn(
+    policy: Policy, optimizer: Optimizer, batches: Sequence[Batch], spec: LossSpec, loss: LossFunction, max_length: int
+) -> StepTerms:
+    """One optimizer step on all of `batches`, whose gradients add up. `max_length`: the most tokens of one sequence.
+
+    A loss or gradient that is not finite leaves the weights as they were, and `skipped` says so. Raises `Refused` when
+    that happened too often in a row.
+    """
+    denominators = Denominators.count((batch.mask for batch in batches), max_length)
+    optimizer.zero_grad()
+    parts = [_accumulate(policy, batch.to(policy.device), spec, loss, denominators) for batch in batches]
+    terms, entropy = add_up([part for part, _ in parts]), sum(entropy for _, entropy in parts)
+    outcome = optimizer.step(float(terms.loss))
+    return StepTerms(
+        loss=float(terms.loss),
+        policy_loss=float(terms.policy),
+        kl=float(terms.kl),
+        entropy=entropy / max(denominators.num_tokens, 1),
+        clip_fraction=float(terms.clip_fraction),
+        ratio_mean=float(terms.ratio_mean),
+        mismatch=float(terms.mismatch),
+        mismatch_kl=float(terms.mismatch_kl),
+        weight_mean=float(terms.weight_mean),
+        weight_capped=float(terms.weight_capped),
+        grad_norm=outcome.grad_norm,
+        learning_rate=outcome.learning_rate,
+        num_tokens=denominators.num_tokens,
+        num_micro_batches=len(batches),
+        skipped=outcome.skipped,
+    )
+
+
+def _accumulate(
+    policy: Policy, batch: Batch, spec: LossSpec, loss: LossFunction, denominators: Denominators
+) -> tuple[LossTerms, float]:
+    """The batch's part of the step's terms, and the sum of its tokens' entropies."""
+    reference = policy.reference_logprobs(batch) if spec.kl_beta else None
+    output = policy.logprobs(batch)
+    terms = loss(
+        output.logprobs,
+        None,  # a step is learned from once, so its own log-probabilities are those of before it
+        batch.rollout_logprobs,
+        reference,
+        batch.advantages,
+        batch.mask,
+        spec,
+        denominators,
+    )
+    terms.loss.backward()
+    return terms, float(output.entropy[batch.mask].sum())
+
+
+def _spread(values: Tensor, sampled: Tensor) -> Tensor:
+    empty: Any = values.new_zeros(sampled.shape)
+    return empty.masked_scatter(sampled, values)

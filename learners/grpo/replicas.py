@@ -1,0 +1,67 @@
+"""The engines that a job samples from: serving ones as a guest, or its own, which end with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.actor_name import NAMESPACE
+from engines.attached import find_replicas
+from engines.errors import BadRequest, Unavailable
+from engines.own import OwnReplica
+from engines.replica import Replica
+from rollout.config import RolloutConfig
+
+
+def connect(address: str) -> None:
+    """To the Ray that the job runs on. Raises `Unavailable`."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address or None, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise Unavailable(
+            f"no Ray cluster answers at '{address}': start one with `tandem serve` or `ray start --head`, or set "
+            'rollout.ray_address = "" to have one started for the job',
+            param="rollout.ray_address",
+        ) from error
+
+
+async def open_replicas(config: RolloutConfig, job: str, log_dir: Path) -> tuple[Replica, ...]:
+    """Finds the serving replicas, or starts engines. Raises `NotFound`, `BadRequest` or what a start raises."""
+    if config.own is None:
+        return await asyncio.to_thread(find_replicas, config.engine, config.installation)
+    own = tuple(OwnReplica(job, number, config.own, log_dir) for number in range(config.own.replicas))
+    await asyncio.gather(*(replica.start() for replica in own))
+    return own
+
+
+async def close_replicas(replicas: Sequence[Replica]) -> None:
+    """Ends the engines that are the job's own."""
+    await asyncio.gather(*(replica.stop() for replica in replicas if isinstance(replica, OwnReplica)))
+
+
+async def check_slots(replicas: Sequence[Replica], num_needed: int) -> None:
+    """Before anything starts: whether each replica that answers could hold that many versions of a job.
+
+    Raises `BadRequest` naming the setting to raise, `Unavailable` if no replica answers.
+    """
+    statuses = await asyncio.gather(*(replica.status() for replica in replicas), return_exceptions=True)
+    known = [
+        (replica, status)
+        for replica, status in zip(replicas, statuses, strict=True)
+        if not isinstance(status, BaseException)
+    ]
+    if not known:
+        raise Unavailable(f"none of {', '.join(replica.name for replica in replicas)} answers: look at `tandem status`")
+    for replica, status in known:
+        if status.num_rollout_slots < num_needed:
+            raise BadRequest(
+                f"max_staleness: needs {num_needed} adapter slots for rollouts on {replica.name}, which has "
+                f"{status.num_rollout_slots}: lower max_staleness, or raise the engine's reserved_for_rollout "
+                "(and max_loras by as much)",
+                param="max_staleness",
+            )

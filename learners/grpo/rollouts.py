@@ -1,0 +1,106 @@
+"""The other half of the loop, as the learner sees it: groups come out, adapters go in, all beside the learning."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.types import VersionName
+from learners.config import GrpoConfig
+from learners.grpo.background import Background, wait_for
+from learners.grpo.delivery import Delivered, Delivery, Push
+from learners.grpo.evaluation import Evaluation, evaluate
+from learners.grpo.recorder import Recorder
+from rollout.pump import Pump, PumpSnapshot
+from rollout.types import Group, Prompt
+from rollout.worker import Worker
+
+DELIVERY_TIMEOUT_S = 120.0
+MARGIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The groups of one step, the ids of their rows, what was dropped, and how long the learner waited for them."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[str, ...]
+    dropped: tuple[str, ...]
+    waited_s: float
+
+
+class Rollouts:
+    """Belongs to the main thread; the work goes on in `background` and in the pump's thread."""
+
+    def __init__(
+        self,
+        config: GrpoConfig,
+        pump: Pump,
+        delivery: Delivery,
+        workers: Sequence[Worker],
+        background: Background,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._pump = pump
+        self._delivery = delivery
+        self._workers = workers
+        self._background = background
+        self._recorder = recorder
+        self._sending: concurrent.futures.Future[Delivered] | None = None
+        self._newest: VersionName | None = None
+        self._idle_s = 0.0
+
+    def deliver(self, push: Push) -> None:
+        """The version to start from: waits until a replica serves it."""
+        self._send(push)
+        self.settle()
+        self._idle_s = self._pump.stats().idle_s
+
+    def take(self) -> Batch:
+        """Waits for a step's groups; none are left when the schedule has ended early, since rows were given up.
+
+        Raises `DeadlineExceeded` saying what is missing, and whatever ended the sampling.
+        """
+        rollout = self._config.rollout
+        timeout_s = rollout.max_attempts * (rollout.group_timeout_s + MARGIN_S)
+        taken = self._pump.take(self._config.prompts_per_step, timeout_s)
+        rows = tuple(group.prompt.id for group in taken.groups)
+        return Batch(taken.groups, rows, taken.dropped, taken.waited_s)
+
+    def learned(self, push: Push) -> float:
+        """Sends the step's adapter, once the one before has arrived; how long that one took, in seconds."""
+        sync_s = self.settle()
+        self._pump.learned()
+        self._send(push)
+        return sync_s
+
+    def settle(self) -> float:
+        """Waits until what was sent last is served; how long it took, in seconds."""
+        if self._sending is None:
+            return 0.0
+        sending, self._sending = self._sending, None
+        delivered = wait_for(sending, DELIVERY_TIMEOUT_S + MARGIN_S)
+        self._newest = delivered.version
+        self._recorder.on_push(delivered)
+        return delivered.seconds
+
+    def evaluate(self, rows: Sequence[Prompt]) -> Evaluation:
+        """Greedy answers of the newest version. Raises `Unavailable` if not one row could be scored."""
+        assert self._newest is not None  # noqa: S101  a version is delivered before the first step
+        asking = evaluate(self._workers, rows, self._newest, self._delivery.targets(self._newest))
+        timeout_s = self._config.rollout.group_timeout_s * (1 + len(rows) // self._config.rollout.max_running)
+        return self._background.run(asking, timeout_s)
+
+    def snapshot(self) -> PumpSnapshot:
+        return self._pump.snapshot()
+
+    def take_engine_idle_s(self) -> float:
+        """Seconds without a running group since this was asked last."""
+        idle_s = self._pump.stats().idle_s
+        since_s, self._idle_s = idle_s - self._idle_s, idle_s
+        return since_s
+
+    def _send(self, push: Push) -> None:
+        self._sending = self._background.start(self._delivery.deliver(push, DELIVERY_TIMEOUT_S))
