@@ -177,7 +177,8 @@ def _model_arguments(config: EngineConfig, build: Build) -> tuple[str, ...]:
         *("--allowed-media-domains", "tandem.invalid"),
         *(() if config.quantization == "auto" else ("--quantization", config.quantization)),
         *(("--tensor-parallel-size", str(config.tensor_parallel)) if config.tensor_parallel > 1 else ()),
-        # On a CPU a request with a seed ends the engine when its prompt is computed in pieces (its generator is set back).
+        # On a CPU a request with a seed ends the engine when its prompt is computed in pieces: its generator is set
+        # back.
         *(("--enforce-eager", "--no-enable-chunked-prefill") if build.is_cpu else ()),
     )
 

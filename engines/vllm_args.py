@@ -11,7 +11,7 @@ OWNED_ARGS = frozenset(
     "lora-target-modules lora-modules dtype max-model-len quantization limit-mm-per-prompt generation-config "
     "enable-prefix-caching enable-prompt-tokens-details chat-template chat-template-content-format "
     "allowed-local-media-path allowed-media-domains tensor-parallel-size logits-processors logprobs-mode "
-    "scheduling-policy".split()
+    "scheduling-policy enable-chunked-prefill".split()
 )
 """What our command line writes, what another key of the section decides, and what opens another door."""
 

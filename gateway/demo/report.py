@@ -23,6 +23,7 @@ class Accuracy(Part):
     base: float
     sft: float
     rollback: float
+    grpo: float
 
 
 class KindAccuracy(Part):
@@ -31,6 +32,7 @@ class KindAccuracy(Part):
     base: dict[str, float]
     sft: dict[str, float]
     rollback: dict[str, float]
+    grpo: dict[str, float]
 
 
 class FeedbackCount(Part):
@@ -47,6 +49,18 @@ class Publication(Part):
     seconds: float
     steps: dict[str, float]
     replicas: tuple[str, ...]
+
+
+class GrpoFigures(Part):
+    """The GRPO job: its first and last rewards are means over a few steps; `mismatch` is the largest of all pushes, a
+    mean absolute log-probability; `bound_by`: what the run waited for in the end."""
+
+    steps: int
+    reward_first: float
+    reward_last: float
+    staleness_mean: float
+    mismatch: float
+    bound_by: str
 
 
 class LoadFigures(Part):
@@ -77,6 +91,8 @@ class DemoReport(Part):
     by_kind: KindAccuracy
     feedback: FeedbackCount
     publish: Publication
+    grpo: GrpoFigures
+    publish_grpo: Publication
     load: LoadFigures
     seconds: dict[str, float]
 
@@ -115,13 +131,13 @@ def render(report: DemoReport) -> RenderableType:
 
     table = Table(box=box.SIMPLE_HEAD, title=f"accuracy on {report.held_out} held-out questions", title_justify="left")
     table.add_column("kind")
-    for name in ("base", "sft", "rollback"):
+    for name in ("base", "sft", "rollback", "grpo"):
         table.add_column(name, justify="right")
     kinds = report.by_kind
     for kind in kinds.base:
-        table.add_row(kind, *(f"{shares[kind]:.3f}" for shares in (kinds.base, kinds.sft, kinds.rollback)))
+        table.add_row(kind, *(f"{shares[kind]:.3f}" for shares in (kinds.base, kinds.sft, kinds.rollback, kinds.grpo)))
     totals = report.accuracy
-    table.add_row("[b]all", *(f"[b]{share:.3f}" for share in (totals.base, totals.sft, totals.rollback)))
+    table.add_row("[b]all", *(f"[b]{share:.3f}" for share in (totals.base, totals.sft, totals.rollback, totals.grpo)))
     facts = Table.grid(padding=(0, 2))
     for name, text in _facts(report):
         facts.add_row(name, text)
@@ -138,6 +154,12 @@ def _facts(report: DemoReport) -> tuple[tuple[str, str], ...]:
             "swap",
             f"{publish.version} live on {' and '.join(publish.replicas)} {swap_ms:.0f} ms after the call, "
             f"{load.in_flight_at_flip} under way",
+        ),
+        (
+            "GRPO",
+            f"{report.grpo.steps} steps: reward {report.grpo.reward_first:.3f} to {report.grpo.reward_last:.3f}, "
+            f"staleness {report.grpo.staleness_mean:.2f}, mismatch {report.grpo.mismatch:.4f}, "
+            f"bound by {report.grpo.bound_by}",
         ),
         (
             "background load",

@@ -24,7 +24,7 @@ _LOOK_EVERY_S = 0.25
 
 
 class TrainedJob(BaseModel):
-    """What `tandem train sft --submit --json` prints."""
+    """What `tandem train METHOD --submit --json` prints."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -32,6 +32,13 @@ class TrainedJob(BaseModel):
     status: str
     path: Path
     best_checkpoint: Path | None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Raises `TandemError` if there is none."""
+        if self.best_checkpoint is None:
+            raise TandemError(f"the job in {self.path} ended as {self.status} without a checkpoint")
+        return self.best_checkpoint
 
 
 class BuiltData(BaseModel):
@@ -84,9 +91,11 @@ class Site:
     async def stop(self) -> None:
         await self._tandem("stop", "--config", str(CONFIG_FILE))
 
-    async def rows(self, kind: str, num: int) -> Path:
-        out = self.work / f"{kind}.jsonl"
-        await _run("learners", "toy", "rows", "--set", kind, "--num", str(num), "--out", str(out))
+    async def rows(self, kind: str, num: int, seed: int = 0) -> Path:
+        out = self.work / f"{kind}-{seed}.jsonl"
+        await _run(
+            *("learners", "toy", "rows", "--set", kind, "--num", str(num), "--seed", str(seed), "--out", str(out))
+        )
         return out
 
     async def build(self, alias: str) -> BuiltData:
@@ -94,12 +103,14 @@ class Site:
         printed = await self._tandem("data", "build", "-c", str(CONFIG_FILE), "--alias", alias, "--out", out, "--json")
         return BuiltData.model_validate_json(printed)
 
-    async def train(self, name: str, settings: tuple[str, ...], on_line: Callable[[str], None]) -> TrainedJob:
-        """SFT through Ray Jobs; `on_line` gets what the command narrates while the job runs."""
+    async def train(
+        self, method: str, name: str, settings: tuple[str, ...], on_line: Callable[[str], None]
+    ) -> TrainedJob:
+        """A job through Ray Jobs; `on_line` gets what the command narrates while the job runs."""
         job = self.work / f"{name}.toml"
         job.write_text("".join(f"{line}\n" for line in (f'name = "{name}"', *settings)))
         printed = await self._tandem(
-            *("train", "sft", "--config", str(job), "--submit", "--deployment", str(CONFIG_FILE), "--json"),
+            *("train", method, "--config", str(job), "--submit", "--deployment", str(CONFIG_FILE), "--json"),
             on_line=on_line,
         )
         return TrainedJob.model_validate_json(printed)

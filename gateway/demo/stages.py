@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import TandemError
 from gateway.client import GatewayClient, Publish
+from gateway.demo import grpo
 from gateway.demo.client import ask_all, open_client
 from gateway.demo.corrections import count_stored, send_corrections
 from gateway.demo.evaluate import Evaluation, evaluate
@@ -25,7 +26,16 @@ from gateway.demo.load import BackgroundLoad, Reply, count_by_replica, count_in_
 from gateway.demo.picture import Moment, Timeline, draw
 from gateway.demo.progress import Stage, StageProgress
 from gateway.demo.questions import Question, read_questions
-from gateway.demo.report import Accuracy, DemoReport, FeedbackCount, KindAccuracy, LoadFigures, Publication, render
+from gateway.demo.report import (
+    Accuracy,
+    DemoReport,
+    FeedbackCount,
+    GrpoFigures,
+    KindAccuracy,
+    LoadFigures,
+    Publication,
+    render,
+)
 from gateway.demo.site import BASE_MODEL, CONFIG_FILE, Site
 
 if TYPE_CHECKING:
@@ -76,6 +86,16 @@ class Demo:
         self.stages.append((name, began_s, time.monotonic()))
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """What the walk came to."""
+
+    published: Publish
+    published_grpo: Publish
+    grpo: GrpoFigures
+    replies: tuple[Reply, ...]
+
+
 def run_demo(report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport:
     """Runs it all; writes report and picture. Raises `TandemError` naming the stage that failed and why."""
     from rich.console import Console
@@ -108,16 +128,16 @@ async def _run(progress: StageProgress, report_path: Path, picture_path: Path, *
             cleanup.push_async_callback(_stop, demo)
         try:
             await _start(demo)
-            published, replies = await _walk(demo)
+            walked = await _walk(demo)
         except openai.OpenAIError as error:
             raise TandemError(f"a request was not answered: {type(error).__name__}: {error}") from error
     end_s = time.monotonic()
     with progress.stage("report", "draw the picture"):
         timeline = Timeline(
-            demo.start_s, end_s, tuple(demo.stages), tuple(demo.evaluations), replies, tuple(demo.moments)
+            demo.start_s, end_s, tuple(demo.stages), tuple(demo.evaluations), walked.replies, tuple(demo.moments)
         )
         draw(timeline, picture_path)
-        report = _report(demo, published, replies)
+        report = _report(demo, walked)
         report.write(report_path)
     return report
 
@@ -150,7 +170,7 @@ async def _start(demo: Demo) -> None:
         demo.load_questions = read_questions(load)
 
 
-async def _walk(demo: Demo) -> tuple[Publish, tuple[Reply, ...]]:
+async def _walk(demo: Demo) -> Walked:
     """Everything between start and stop, under load."""
     with demo.stage("load", "choose what the background users ask"):
         await _choose_load_questions(demo)
@@ -162,7 +182,10 @@ async def _walk(demo: Demo) -> tuple[Publish, tuple[Reply, ...]]:
         await _evaluate(demo, "sft_accuracy", f"accuracy of {published.version}")
         await _roll_back(demo, load)
         await _evaluate(demo, "rollback_accuracy", "accuracy after the rollback")
-    return published, tuple(load.replies)
+        better, figures = await _train_grpo(demo, checkpoint)
+        published_grpo = await _publish(demo, load, better, "publish_grpo")
+        await _evaluate(demo, "grpo_accuracy", f"accuracy of {published_grpo.version}")
+    return Walked(published, published_grpo, figures, tuple(load.replies))
 
 
 async def _choose_load_questions(demo: Demo) -> None:
@@ -205,15 +228,23 @@ async def _train(demo: Demo) -> Path:
         stage.note(f"{built.rows} rows, {built.images} images")
     with demo.stage("train", "LoRA SFT, a Ray job") as stage:
         settings = (f'model = "{BASE_MODEL}"', f'data = "{built.path}"', *JOB_SETTINGS)
-        job = await demo.site.train("demo", settings, stage.show)
-        if job.best_checkpoint is None:
-            raise TandemError(f"the job in {job.path} ended as {job.status} without a checkpoint")
-        stage.note(job.best_checkpoint.name)
-    return job.best_checkpoint
+        job = await demo.site.train("sft", "demo", settings, stage.show)
+        stage.note(job.checkpoint.name)
+    return job.checkpoint
 
 
-async def _publish(demo: Demo, load: BackgroundLoad, checkpoint: Path) -> Publish:
-    with demo.stage("publish", "register, probe and swap") as stage, GatewayClient(demo.site.url) as gateway:
+async def _train_grpo(demo: Demo, parent: Path) -> tuple[Path, GrpoFigures]:
+    with demo.stage("grpo", "GRPO, a guest on the serving replicas") as stage:
+        prompts = await demo.site.rows("corrections", grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
+        engine = demo.site.config.models[ALIAS].engine
+        job = await demo.site.train("grpo", "demo-grpo", grpo.settings_of(engine, parent, prompts), stage.show)
+        figures = grpo.figures_of(job.path)
+        stage.note(f"reward {figures.reward_first:.3f} to {figures.reward_last:.3f}")
+    return job.checkpoint, figures
+
+
+async def _publish(demo: Demo, load: BackgroundLoad, checkpoint: Path, name: str = "publish") -> Publish:
+    with demo.stage(name, "register, probe and swap") as stage, GatewayClient(demo.site.url) as gateway:
         registered = await asyncio.to_thread(gateway.register, ALIAS, str(checkpoint))
         async with load.impatient(NUM_IMPATIENT):
             called_s = time.monotonic()
@@ -238,8 +269,8 @@ def _base(demo: Demo) -> str:
     return f"{demo.site.config.models[ALIAS].engine}@0"
 
 
-def _report(demo: Demo, published: Publish, replies: Sequence[Reply]) -> DemoReport:
-    base, sft, rollback = demo.evaluations
+def _report(demo: Demo, walked: Walked) -> DemoReport:
+    base, sft, rollback, after_grpo = demo.evaluations
     engine = demo.site.config.engines[demo.site.config.models[ALIAS].engine]
     by_kind = [dict(evaluation.by_kind) for evaluation in demo.evaluations]
     return DemoReport(
@@ -248,17 +279,23 @@ def _report(demo: Demo, published: Publish, replies: Sequence[Reply]) -> DemoRep
         data=f"easy-VQA {_installed('easy-vqa')}",
         replicas=engine.replicas,
         held_out=len(demo.held_out),
-        accuracy=Accuracy(base=base.accuracy, sft=sft.accuracy, rollback=rollback.accuracy),
-        by_kind=KindAccuracy(base=by_kind[0], sft=by_kind[1], rollback=by_kind[2]),
+        accuracy=Accuracy(base=base.accuracy, sft=sft.accuracy, rollback=rollback.accuracy, grpo=after_grpo.accuracy),
+        by_kind=KindAccuracy(base=by_kind[0], sft=by_kind[1], rollback=by_kind[2], grpo=by_kind[3]),
         feedback=demo.feedback,
-        publish=Publication(
-            version=published.version,
-            seconds=published.seconds,
-            steps=published.steps,
-            replicas=tuple(sorted(published.replicas)),
-        ),
-        load=_load_figures(demo, replies),
+        publish=_publication(walked.published),
+        grpo=walked.grpo,
+        publish_grpo=_publication(walked.published_grpo),
+        load=_load_figures(demo, walked.replies),
         seconds={**demo.progress.seconds, "total": round(time.monotonic() - demo.start_s, 2)},
+    )
+
+
+def _publication(published: Publish) -> Publication:
+    return Publication(
+        version=published.version,
+        seconds=published.seconds,
+        steps=published.steps,
+        replicas=tuple(sorted(published.replicas)),
     )
 
 

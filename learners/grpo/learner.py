@@ -13,9 +13,9 @@ from learners.data.collate import Encoder
 from learners.data.examples import Example
 from learners.data.readers import DataSet
 from learners.grpo.advantage import advantages, weights_of
-from learners.grpo.batch import micro_batches, samples_of
+from learners.grpo.batch import Batch, Sample, micro_batches, samples_of
 from learners.grpo.delivery import Push
-from learners.grpo.loss import loss
+from learners.grpo.loss import Denominators, loss
 from learners.grpo.optimizer import Optimizer
 from learners.grpo.policy import Policy, StepTerms, learn
 from learners.grpo.presets import resolve
@@ -28,6 +28,8 @@ from rollout.types import Group, Prompt
 if TYPE_CHECKING:
     from peft import PeftModel
 
+NUM_MEASURED = 16
+"""Of a step in which no sample has an advantage: so many are computed all the same, for what is measured."""
 PROBE_ANSWER = "yes"
 """What the probe scores after a prompt whose row names no answer: any text will do."""
 
@@ -65,8 +67,15 @@ class Learner:
             forbidden_ids=self._forbidden,
             mask_truncated=self._spec.mask_truncated,
         )
-        batches = micro_batches(samples, self._encoder.pad_id, self._config.micro_batch_tokens)
-        return learn(self._policy, self._optimizer, batches, self._spec, loss, self._config.rollout.max_new_tokens)
+        taught = [sample for sample in samples if sample.advantage or self._spec.kl_beta] or samples[:NUM_MEASURED]
+        batches = micro_batches(taught, self._encoder.pad_id, self._config.micro_batch_tokens)
+        return learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
+
+    def _count(self, samples: Sequence[Sample], batches: Sequence[Batch]) -> Denominators:
+        """Of the whole step: a sample without advantage has no gradient, but is one of those that are averaged."""
+        rows = [len(sample.token_ids) for sample in samples if sample.carries_loss]
+        computed = Denominators.count((batch.mask for batch in batches), self._config.rollout.max_new_tokens)
+        return computed.with_rest(len(samples) - computed.num_sequences, sum(rows) - computed.num_tokens)
 
     def push(self, step: int) -> Push:
         """The adapter as it is, as the version that step `step` made."""

@@ -10,7 +10,7 @@ Imports torch: only the run of a job imports this module.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -29,12 +29,19 @@ class Denominators:
     num_sequences: int
     num_tokens: int
     length: int
+    num_measured: int
+    """The tokens of those rows that are computed at all: rows without an advantage change only the counts above."""
 
     @classmethod
     def count(cls, masks: Iterable[Tensor], length: int) -> Denominators:
         """Of all micro-batches of a step, each mask (B, T). `length`: the most tokens that a row can have."""
         counts = [(mask.shape[0], int(mask.sum())) for mask in masks]
-        return cls(sum(rows for rows, _ in counts), sum(tokens for _, tokens in counts), length)
+        num_tokens = sum(tokens for _, tokens in counts)
+        return cls(sum(rows for rows, _ in counts), num_tokens, length, num_tokens)
+
+    def with_rest(self, num_sequences: int, num_tokens: int) -> Denominators:
+        """Together with rows that are not computed."""
+        return replace(self, num_sequences=self.num_sequences + num_sequences, num_tokens=self.num_tokens + num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def loss(
     penalty = spec.kl_beta * normalise(divergence * ratio, is_token, spec, denominators)
 
     def mean(values: Tensor) -> Tensor:
-        return _keep(values.detach().float(), is_token).sum() / max(denominators.num_tokens, 1)
+        return _keep(values.detach().float(), is_token).sum() / max(denominators.num_measured, 1)
 
     return LossTerms(
         loss=policy + penalty,

@@ -128,14 +128,18 @@ class Policy:
 
 
 def learn(
-    policy: Policy, optimizer: Optimizer, batches: Sequence[Batch], spec: LossSpec, loss: LossFunction, max_length: int
+    policy: Policy,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    spec: LossSpec,
+    loss: LossFunction,
+    denominators: Denominators,
 ) -> StepTerms:
-    """One optimizer step on all of `batches`, whose gradients add up. `max_length`: the most tokens of one sequence.
+    """One optimizer step on all of `batches`, at least one, whose gradients add up.
 
     A loss or gradient that is not finite leaves the weights as they were, and `skipped` says so. Raises `Refused` when
     that happened too often in a row.
     """
-    denominators = Denominators.count((batch.mask for batch in batches), max_length)
     optimizer.zero_grad()
     parts = [_accumulate(policy, batch.to(policy.device), spec, loss, denominators) for batch in batches]
     terms, entropy = add_up([part for part, _ in parts]), sum(entropy for _, entropy in parts)
@@ -144,7 +148,7 @@ def learn(
         loss=float(terms.loss),
         policy_loss=float(terms.policy),
         kl=float(terms.kl),
-        entropy=entropy / max(denominators.num_tokens, 1),
+        entropy=entropy / max(denominators.num_measured, 1),
         clip_fraction=float(terms.clip_fraction),
         ratio_mean=float(terms.ratio_mean),
         mismatch=float(terms.mismatch),

@@ -18,7 +18,7 @@ from learners.run import Run, run_job
 from learners.schedule import Schedule, build_schedule
 from learners.status import JobResult
 from rollout.environments import load_environment
-from rollout.rewards import check_rewards
+from rollout.rewards import check_fields, check_rewards
 from rollout.types import Prompt
 
 
@@ -34,6 +34,7 @@ def _run(run: Run[GrpoConfig], request: CancelRequest) -> int:
     config = run.config
     data = read_rows(Path(config.data), parse_prompt)
     judge_rows(run, data)
+    check_fields(config.rewards, data.examples)
     schedule = build_schedule(
         len(data.examples),
         batch_size=config.prompts_per_step,

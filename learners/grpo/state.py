@@ -123,8 +123,8 @@ def _plain_random() -> RandomNumbers:
 def _set_random(plain: RandomNumbers, tensors: dict[str, Tensor]) -> None:
     """Of a GPU that is not there any more, nothing is put back."""
     random.setstate(plain.python)
-    kind, keys, *rest = plain.numpy
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    kind, keys, place, has_gauss, gauss = plain.numpy
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
     torch.set_rng_state(tensors[_TORCH].cpu())
     for number in range(torch.cuda.device_count()):
         if (state := tensors.get(f"{_CUDA}{number}")) is not None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from engines.errors import TandemError
 from gateway.demo.evaluate import Evaluation, evaluate
+from gateway.demo.grpo import figures_of
 from gateway.demo.load import Reply, count_by_replica, count_in_flight, is_wrong_version, percentile
 from gateway.demo.picture import Moment, Timeline, draw
 from gateway.demo.questions import Answer, Question
@@ -18,6 +19,7 @@ from gateway.demo.report import (
     Accuracy,
     DemoReport,
     FeedbackCount,
+    GrpoFigures,
     KindAccuracy,
     LoadFigures,
     Publication,
@@ -81,10 +83,12 @@ def test_the_report_has_the_shape_that_others_read(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     assert list(document) == [
         *("engine", "model", "data", "replicas", "held_out", "accuracy", "by_kind"),
-        *("feedback", "publish", "load", "seconds"),
+        *("feedback", "publish", "grpo", "publish_grpo", "load", "seconds"),
     ]
-    assert list(document["accuracy"]) == list(document["by_kind"]) == ["base", "sft", "rollback"]
+    assert list(document["accuracy"]) == list(document["by_kind"]) == ["base", "sft", "rollback", "grpo"]
     assert list(document["feedback"]) == ["sent", "stored"]
+    grpo = ["steps", "reward_first", "reward_last", "staleness_mean", "mismatch", "bound_by"]
+    assert list(document["grpo"]) == grpo
     assert list(document["publish"]) == ["version", "seconds", "steps", "replicas"]
     assert {"requests", "failed", "wrong_version", "ttft_ms_p50", "ttft_ms_p99"} <= set(document["load"])
 
@@ -99,6 +103,26 @@ def test_a_loop_that_did_not_close_is_named() -> None:
     assert reason == "the swap was made on 1 of 2 replicas"
     (reason,) = report(by_replica={"small/1": 300}).failures()
     assert reason == "not every replica answered the background load: {'small/1': 300}"
+
+
+def test_the_figures_of_grpo_come_from_its_jobs_events(tmp_path: Path) -> None:
+    rewards = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    steps = [event("step", step=n, reward=reward, staleness_mean=n % 2) for n, reward in enumerate(rewards)]
+    pushes = [event("push", push_mismatch=value) for value in (0.001, 0.004, 0.002)]
+    bound = event("bound", "bound by rollout: the learner waited 70% of the time")
+    (tmp_path / "events.jsonl").write_text("".join([*steps, *pushes, bound]))
+    assert figures_of(tmp_path) == GrpoFigures(
+        steps=6, reward_first=0.6, reward_last=0.9, staleness_mean=0.5, mismatch=0.004, bound_by="rollout"
+    )
+
+
+def test_a_job_that_took_no_step_has_no_figures(tmp_path: Path) -> None:
+    with pytest.raises(TandemError, match="took no step"):
+        figures_of(tmp_path)
+
+
+def event(kind: str, message: str = "", **data: float) -> str:
+    return json.dumps({"time": "", "level": "info", "type": kind, "message": message, "data": data}) + "\n"
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
@@ -129,10 +153,14 @@ def report(
         data="d",
         replicas=2,
         held_out=500,
-        accuracy=Accuracy(base=0.65, sft=0.9, rollback=0.65),
-        by_kind=KindAccuracy(base=kinds, sft=kinds, rollback=kinds),
+        accuracy=Accuracy(base=0.65, sft=0.9, rollback=0.65, grpo=0.95),
+        by_kind=KindAccuracy(base=kinds, sft=kinds, rollback=kinds, grpo=kinds),
         feedback=FeedbackCount(sent=400, stored=stored),
         publish=Publication(version="vqa@1", seconds=0.3, steps={"stage": 0.1}, replicas=swapped),
+        grpo=GrpoFigures(
+            steps=24, reward_first=0.8, reward_last=0.9, staleness_mean=0.9, mismatch=0.002, bound_by="rollout"
+        ),
+        publish_grpo=Publication(version="vqa@2", seconds=0.3, steps={"stage": 0.1}, replicas=swapped),
         load=LoadFigures(
             requests=300,
             failed=failed,

@@ -197,3 +197,8 @@ def test_a_penalty_without_a_reference_is_refused() -> None:
     step, spec = Step(12), replace(GRPO, kl_beta=0.1)
     with pytest.raises(Internal, match="no reference"):
         loss(step.new, None, step.rollout, None, step.advantages, step.mask, spec, step.denominators)
+
+
+def test_rows_that_are_not_computed_count_in_every_mean_but_that_of_what_is_measured() -> None:
+    counts = Denominators.count([torch.ones(2, 3)], LENGTH).with_rest(num_sequences=4, num_tokens=5)
+    assert (counts.num_sequences, counts.num_tokens, counts.num_measured, counts.length) == (6, 11, 6, LENGTH)

@@ -14,7 +14,7 @@ from engines.errors import Refused
 from engines.profiles import PROFILES
 from learners.config import GrpoConfig
 from learners.data.collate import Encoder
-from learners.grpo.batch import Sample, collate_samples
+from learners.grpo.batch import Batch, Sample, collate_samples
 from learners.grpo.presets import GRPO
 from rollout.messages import Message, Picture, Text
 
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from learners.grpo.loss import Denominators
     from learners.grpo.policy import Policy
 
 BASE = Path(learners.toy.__file__).parent / "weights" / "base"
 TEMPERATURE = 0.7
 CHUNK = 3
+
+
+def counts(batches: list[Batch]) -> Denominators:
+    from learners.grpo.loss import Denominators
+
+    return Denominators.count((batch.mask for batch in batches), 16)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +193,9 @@ def test_a_step_in_pieces_is_the_step_in_one(
         load(model, before)
         optimizer = Optimizer(model.parameters(), settings(max_grad_norm=1e9, learning_rate=1e-3), num_steps=10)
         collated = [collate_samples(batch, encoder.pad_id) for batch in batches]
-        results.append((learn(policy, optimizer, collated, replace(GRPO, kl_beta=0.1), loss, 16), weights(model)))
+        results.append(
+            (learn(policy, optimizer, collated, replace(GRPO, kl_beta=0.1), loss, counts(collated)), weights(model))
+        )
     (whole, after_whole), (pieces, after_pieces) = results
     assert (after_whole - before).abs().max() > 1e-5
     torch.testing.assert_close(after_whole, after_pieces, atol=1e-4, rtol=0)
@@ -209,7 +218,7 @@ def test_what_was_rewarded_becomes_more_probable(
     batch = collate_samples(samples, encoder.pad_id)
     before = policy.logprobs(batch).logprobs.detach()
     batch = replace(batch, rollout_logprobs=before)
-    learn(policy, Optimizer(model.parameters(), settings(), num_steps=10), [batch], GRPO, loss, 16)
+    learn(policy, Optimizer(model.parameters(), settings(), num_steps=10), [batch], GRPO, loss, counts([batch]))
     gained = torch.where(batch.sampled, policy.logprobs(batch).logprobs.detach() - before, 0.0).sum(1)
     assert (gained * batch.advantages > 0).all()
 
@@ -225,9 +234,9 @@ def test_a_step_that_is_not_finite_changes_no_weight(
     bad = replace(good, advantages=good.advantages * math.nan)
     optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
     before = weights(model)
-    assert learn(policy, optimizer, [good, bad], GRPO, loss, 16).skipped == "the loss is nan"
+    assert learn(policy, optimizer, [good, bad], GRPO, loss, counts([good, bad])).skipped == "the loss is nan"
     assert weights(model).equal(before)
-    assert learn(policy, optimizer, [good], GRPO, loss, 16).skipped == ""
+    assert learn(policy, optimizer, [good], GRPO, loss, counts([good])).skipped == ""
     assert weights(model).isfinite().all()
     assert not weights(model).equal(before)
 

@@ -1,4 +1,4 @@
-"""What vLLM may sample, no image placeholders, and its log-probabilities, which are of what it sampled from."""
+"""What vLLM may sample (no image placeholders), and its log-probabilities. Named to run before the engine is killed."""
 
 from __future__ import annotations
 

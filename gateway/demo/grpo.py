@@ -1,0 +1,80 @@
+"""The demo's GRPO: from the SFT adapter, as a guest on the replicas that serve the background users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from engines.errors import TandemError
+from gateway.demo.report import GrpoFigures
+from gateway.demo.site import BASE_MODEL
+from gateway.jobs import Job, JobEvent, read_job
+
+NUM_PROMPTS = 480
+PROMPT_SEED = 7
+NUM_AVERAGED = 3
+"""Steps whose mean reward is the first and the last one."""
+JOB_SETTINGS = (
+    'method = "grpo"',
+    "rank = 16",
+    "alpha = 32",
+    "learning_rate = 5e-4",
+    "prompts_per_step = 16",
+    "group_size = 8",
+    "max_steps = 24",
+    "save_every = 12",
+    "max_staleness = 1",
+    "probe_size = 4",
+)
+
+
+def settings_of(engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
+    """The lines of the job's file.
+
+    On two cores that also serve, any training is felt by users: `users_factor` lets it be so, and the report says how
+    much.
+    """
+    return (
+        *JOB_SETTINGS,
+        f'model = "{BASE_MODEL}"',
+        f'data = "{prompts}"',
+        f'parent = "{parent}"',
+        "[[rewards]]",
+        'name = "exact_match"',
+        "[rollout]",
+        f'engine = "{engine}"',
+        "max_running = 8",
+        "max_new_tokens = 8",
+        "users_factor = 100.0",
+    )
+
+
+def figures_of(path: Path) -> GrpoFigures:
+    """From the job's events. Raises `TandemError` if it took no step."""
+    job = read_job(path)
+    events = list(job.events())
+    steps = [event for event in events if event.type == "step"]
+    if not steps:
+        raise TandemError(f"the job in {path} took no step")
+    rewards = [float(event.data["reward"]) for event in steps]
+    pushes = [event for event in events if event.type == "push"]
+    return GrpoFigures(
+        steps=len(steps),
+        reward_first=round(fmean(rewards[:NUM_AVERAGED]), 4),
+        reward_last=round(fmean(rewards[-NUM_AVERAGED:]), 4),
+        staleness_mean=round(_mean(steps, "staleness_mean"), 3),
+        mismatch=round(max(float(event.data["push_mismatch"]) for event in pushes), 5),
+        bound_by=_bound_by(job, events),
+    )
+
+
+def _mean(events: Sequence[JobEvent], name: str) -> float:
+    return fmean(float(event.data[name]) for event in events)
+
+
+def _bound_by(job: Job, events: Sequence[JobEvent]) -> str:
+    said = [event.message for event in events if event.type == "bound"]
+    if not said:
+        raise TandemError(f"the job {job.name} did not say what it was bound by")
+    return said[-1].partition(":")[0].removeprefix("bound by ")
