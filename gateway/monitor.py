@@ -147,18 +147,21 @@ class Watch:
         if isinstance(error, EngineDown):
             self._leave(_words_of(error))
             error = await self._revive() or error
-        else:
-            await self._suspend()
+        elif not await self._suspend():
+            error = await self._revive() or error  # which knows if Ray's head is gone
         if not isinstance(error, DeadlineExceeded | EngineDown):  # those may be over in a moment
             self._note_trouble(error)
         self._say(error)
 
-    async def _suspend(self) -> None:
+    async def _suspend(self) -> bool:
+        """False if its engine takes no connections either, so that nobody can be answered."""
         if self._membership.suspend(self.replica):
             _log.warning("replica %s is suspended: it answers users, and no publish waits for it", self.replica.name)
         route = self._routes.snapshot.replicas.get(self.replica.name)
-        if route is not None and route.ready and not await _listens(route.endpoint):
+        if route is not None and not await _listens(route.endpoint):
             self._leave("neither its actor nor its engine can be reached")
+            return False
+        return True
 
     async def _revive(self) -> Exception | None:
         try:

@@ -81,12 +81,12 @@ def _draw_stages(axes: Any, timeline: Timeline, *, with_labels: bool) -> None:
 
 
 def _draw_moments(axes: Any, timeline: Timeline, *, with_labels: bool) -> None:
-    for moment in timeline.moments:
+    for number, moment in enumerate(timeline.moments):
         at_s = moment.at_s - timeline.start_s
         axes.axvline(at_s, color=_MARK, lw=1.4, ls=(0, (4, 2)), zorder=2)
         if with_labels:
             axes.text(
-                at_s, 1.01, moment.label, color=_MARK, fontsize=9, ha="center", va="bottom",
+                at_s, 1.01 + 0.05 * (number % 2), moment.label, color=_MARK, fontsize=9, ha="center", va="bottom",
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
 

@@ -70,7 +70,7 @@ class Stack:
         self.tandem("stop", "-c", str(self.config))
         assert not [pid for pid in engines if psutil.pid_exists(pid)]
 
-    def launch(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+    def launch(self, *command: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Starts the gateway by another command than `tandem serve` (`serve -c CONFIG` is appended); waits for it."""
         log_path = self.data / "logs" / "gateway.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +87,7 @@ class Stack:
         _LAUNCHED.append(gateway)
         wait_until(lambda: gateway.poll() is not None or self.is_ready(), "the gateway answers", READY_TIMEOUT_S)
         assert gateway.poll() is None, f"the gateway ended; the end of its log:\n{self.gateway_log()[-3000:]}"
+        return gateway
 
     def gateway_log(self) -> str:
         return (self.data / "logs" / "gateway.log").read_text(errors="replace")
