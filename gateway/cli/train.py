@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.children import run_learners
 from gateway.cli.options import JsonOption, load
 from gateway.cli.submitted import follow
+
+if TYPE_CHECKING:
+    from gateway.config import TandemConfig
 
 app = typer.Typer(help="Train an adapter.", no_args_is_help=True)
 
@@ -82,5 +85,15 @@ def _train(
         follow(config, to_ray(config, method, job, overrides), wait=wait, as_json=as_json)
         return
     os.environ["TANDEM_JOBS__ROOT"] = str(config.jobs.root)
+    _show_ray(config)
     flags = [part for setting in overrides for part in ("--set", setting)]
     run_learners(method, "--config", str(job), *flags, *(["--json"] if as_json else []))
+
+
+def _show_ray(config: TandemConfig) -> None:
+    """A job that samples from the serving engines finds them on the Ray that the gateway started."""
+    from gateway import ray_daemon
+
+    daemon = None if config.ray.address else ray_daemon.find(config.run_root)
+    if daemon is not None:
+        os.environ.update(daemon.environment())

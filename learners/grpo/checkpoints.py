@@ -23,6 +23,7 @@ class Checkpoints:
         self._eval_rows = tuple(eval_rows)
         self._best_reward = run.result.metrics.get(REWARD, float("-inf"))
         self._num_worse = 0
+        self.newest_step = run.result.step
         run.best_checkpoint = run.result.best_checkpoint
 
     @property
@@ -45,6 +46,7 @@ class Checkpoints:
             learner.save(folder, step, metrics, rollouts.snapshot())
         if is_best:
             self._run.best_checkpoint = f"checkpoints/step-{step}"
+        self.newest_step = step
         self._run.update(metrics=metrics)
         self._run.save()
         recorder.on_checkpoint(step, reward, is_best=is_best)

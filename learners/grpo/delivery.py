@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engines.adapter import WEIGHTS_FILE, Parcel, ProbeRecord
-from engines.errors import DeadlineExceeded, NoSlot, Refused, TandemError, Unavailable
+from engines.errors import DeadlineExceeded, Refused, TandemError, Unavailable
 from engines.profiles import FamilyProfile
 from engines.proof import Agreement, check_agreement, check_delivery
 from engines.replica import Replica
@@ -97,7 +97,10 @@ class Delivery:
         return Delivered(push.version, names, time.monotonic() - began_s, worst.effect, worst.error, misses)
 
     async def tend(self) -> None:
-        """Renews leases, and brings the newest version to replicas that lack it. To be called now and then."""
+        """Renews leases, and brings the newest version to replicas that lack it. To be called now and then.
+
+        Raises `Refused` as `deliver` does.
+        """
         async with self._changing:
             push = self._newest
             if push is None:
@@ -186,8 +189,11 @@ class Delivery:
                 await self._bring(station, push)
             held = [version for version in {*self._in_use(), push.version} if version in station.holds]
             await station.replica.renew(self._owner, held, LEASE_TTL_S)
-        except (Unavailable, DeadlineExceeded, NoSlot):
-            station.target = None  # until it answers again
+        except Refused:
+            raise
+        except TandemError:  # it is away, full, or lost what it held: the next look brings it what it lacks
+            station.target = None
+            station.holds.clear()
 
     def targets(self, version: VersionName) -> tuple[Target, ...]:
         """The replicas that have proven that they serve it."""

@@ -25,18 +25,21 @@ def train(
     steps: range,
 ) -> None:
     """Ends with a checkpoint: after the last of `steps`, when asked to end, or when nothing gets better any more."""
-    rollouts.deliver(learner.push(steps.start - 1))
+    num_done = steps.start - 1
+    rollouts.deliver(learner.push(num_done))
     for step in steps:
         began_s = time.monotonic()
-        batch = rollouts.take()
+        batch = rollouts.take(request)
         if not batch.groups:
             break
         terms = learner.learn(batch.groups)
         sync_s = rollouts.learned(learner.push(step))
         times = TimeFigures(time.monotonic() - began_s, batch.waited_s, rollouts.take_engine_idle_s())
         recorder.on_step(step, look_at(batch.groups, step), terms, times, batch.rows, batch.dropped, sync_s)
-        is_last = step == steps[-1] or request.is_requested
-        if is_last or checkpoints.is_due(step):
+        num_done = step
+        if checkpoints.is_due(step):
             checkpoints.write(step, learner, rollouts, recorder)
-        if is_last or checkpoints.should_stop:
+        if checkpoints.should_stop or request.is_requested:
             break
+    if num_done != checkpoints.newest_step:
+        checkpoints.write(num_done, learner, rollouts, recorder)

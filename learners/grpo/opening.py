@@ -70,11 +70,11 @@ def opened_rollouts(
             use=pump.use,
         )
         stack.callback(lambda: background.run(delivery.close(), CLOSE_TIMEOUT_S))
-        background.start(_tend(delivery))
+        helpers = [background.start(_tend(delivery))]
         if config.rollout.is_guest:
             cap = AdaptiveCap(config.rollout.max_running, config.rollout.users_factor)
-            background.start(keep_manners(replicas, cap, pump.set_cap))
-        yield Rollouts(config, pump, delivery, workers, background, recorder)
+            helpers.append(background.start(keep_manners(replicas, cap, pump.set_cap)))
+        yield Rollouts(config, pump, delivery, workers, background, recorder, helpers)
 
 
 def _opened_replicas(stack: ExitStack, run: Run[GrpoConfig], background: Background) -> tuple[Replica, ...]:

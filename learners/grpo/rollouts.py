@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engines.errors import DeadlineExceeded
 from engines.types import VersionName
+from learners.cancel import CancelRequest
 from learners.config import GrpoConfig
 from learners.grpo.background import Background, wait_for
 from learners.grpo.delivery import Delivered, Delivery, Push
@@ -18,6 +21,7 @@ from rollout.worker import Worker
 
 DELIVERY_TIMEOUT_S = 120.0
 MARGIN_S = 30.0
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,16 @@ class Rollouts:
         workers: Sequence[Worker],
         background: Background,
         recorder: Recorder,
+        helpers: Sequence[concurrent.futures.Future[None]] = (),
     ) -> None:
+        """`helpers` go on beside the loop, for ever: what ends one of them ends the run."""
         self._config = config
         self._pump = pump
         self._delivery = delivery
         self._workers = workers
         self._background = background
         self._recorder = recorder
+        self._helpers = helpers
         self._sending: concurrent.futures.Future[Delivered] | None = None
         self._newest: VersionName | None = None
         self._idle_s = 0.0
@@ -58,16 +65,25 @@ class Rollouts:
         self.settle()
         self._idle_s = self._pump.stats().idle_s
 
-    def take(self) -> Batch:
-        """Waits for a step's groups; none are left when the schedule has ended early, since rows were given up.
+    def take(self, request: CancelRequest) -> Batch:
+        """Waits for a step's groups: none if the run is asked to end, or if the schedule has (rows were given up).
 
-        Raises `DeadlineExceeded` saying what is missing, and whatever ended the sampling.
+        Raises `DeadlineExceeded` saying what is missing, and whatever ended the sampling or the delivery.
         """
         rollout = self._config.rollout
-        timeout_s = rollout.max_attempts * (rollout.group_timeout_s + MARGIN_S)
-        taken = self._pump.take(self._config.prompts_per_step, timeout_s)
-        rows = tuple(group.prompt.id for group in taken.groups)
-        return Batch(taken.groups, rows, taken.dropped, taken.waited_s)
+        began_s = time.monotonic()
+        deadline_s = began_s + rollout.max_attempts * (rollout.group_timeout_s + MARGIN_S)
+        while not request.is_requested:
+            self._check_helpers()
+            try:
+                taken = self._pump.take(self._config.prompts_per_step, LOOK_EVERY_S)
+            except DeadlineExceeded:
+                if time.monotonic() > deadline_s:
+                    raise
+                continue
+            rows = tuple(group.prompt.id for group in taken.groups)
+            return Batch(taken.groups, rows, taken.dropped, time.monotonic() - began_s)
+        return Batch((), (), (), time.monotonic() - began_s)
 
     def learned(self, push: Push) -> float:
         """Sends the step's adapter, once the one before has arrived; how long that one took, in seconds."""
@@ -101,6 +117,12 @@ class Rollouts:
         idle_s = self._pump.stats().idle_s
         since_s, self._idle_s = idle_s - self._idle_s, idle_s
         return since_s
+
+    def _check_helpers(self) -> None:
+        """What goes on beside the loop never ends, unless something is wrong."""
+        for helper in self._helpers:
+            if helper.done():
+                helper.result()
 
     def _send(self, push: Push) -> None:
         self._sending = self._background.start(self._delivery.deliver(push, DELIVERY_TIMEOUT_S))
