@@ -84,12 +84,12 @@ class Learner:
     def save(self, folder: Path, step: int, metrics: dict[str, float], snapshot: PumpSnapshot) -> None:
         """All that a checkpoint holds, into the folder that `writing_checkpoint` gives."""
         self._packer.write(folder, {"step": float(step), **metrics})
-        save_state(folder / TRAINER_STATE, step=step, optimizer=self._optimizer.state(), snapshot=snapshot)
+        save_state(folder / TRAINER_STATE, step=step, optimizer=self._optimizer.state_dict(), snapshot=snapshot)
 
     def restore(self, checkpoint: Checkpoint) -> PumpSnapshot:
         """The optimizer as it was (the weights are loaded already), and what the rollouts go on from."""
-        state = load_state(checkpoint.trainer_state, PumpSnapshot, str(self._policy.device))
-        self._optimizer.restore(state.optimizer)
+        state = load_state(checkpoint.trainer_state, PumpSnapshot, self._policy.device)
+        self._optimizer.load_state_dict(state.optimizer)
         return state.snapshot
 
 

@@ -78,12 +78,12 @@ class Optimizer:
         self.zero_grad()
         return Outcome(norm, learning_rate, skipped)
 
-    def state(self) -> OptimizerState:
+    def state_dict(self) -> OptimizerState:
         states = self._adamw.state_dict()["state"].items()
         moments = {f"{index}.{name}": tensor for index, values in states for name, tensor in values.items()}
         return OptimizerState(moments, self._num_done, self._skipped_in_a_row)
 
-    def restore(self, state: OptimizerState) -> None:
+    def load_state_dict(self, state: OptimizerState) -> None:
         """The settings stay those that this optimizer was made with."""
         states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.moments.items():

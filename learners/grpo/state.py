@@ -51,7 +51,7 @@ class StateFile(BaseModel, Generic[SnapshotT]):
 
 @dataclass(frozen=True, slots=True)
 class RestoredState(Generic[SnapshotT]):
-    """`optimizer` is for `Optimizer.restore`."""
+    """`optimizer` is for `Optimizer.load_state_dict`."""
 
     step: int
     optimizer: OptimizerState
@@ -73,13 +73,13 @@ def save_state(folder: Path, *, step: int, optimizer: OptimizerState, snapshot: 
     (folder / STATE_FILE).write_text(state.model_dump_json())
 
 
-def load_state(folder: Path, kind: type[SnapshotT], device: str = "cpu") -> RestoredState[SnapshotT]:
+def load_state(folder: Path, kind: type[SnapshotT], device: torch.device | str = "cpu") -> RestoredState[SnapshotT]:
     """Also puts back the state of the random numbers. `kind` is the snapshot's class.
 
     Raises `Refused` if the files are not there, damaged, or of different steps.
     """
     state = _read_state(folder / STATE_FILE, kind)
-    tensors = _read_tensors(folder / TENSORS_FILE, state.step, device)
+    tensors = _read_tensors(folder / TENSORS_FILE, state.step, str(device))
     _set_random(state.random, tensors)
     moments = {name.removeprefix(_MOMENTS): value for name, value in tensors.items() if name.startswith(_MOMENTS)}
     optimizer = OptimizerState(moments, state.num_done, state.skipped_in_a_row)
@@ -97,7 +97,7 @@ def _read_tensors(path: Path, step: int, device: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             written = (file.metadata() or {}).get("step")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise _refusal(path, "it cannot be read as tensors", detail=str(error)) from error
     if written != str(step) or _TORCH not in tensors:

@@ -282,7 +282,7 @@ def test_a_linear_schedule_ends_at_zero_and_a_gradient_is_cut() -> None:
         rates.append(outcome.learning_rate)
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert optimizer.learning_rate == 0.0
-    moments = optimizer.state().moments["0.exp_avg"]
+    moments = optimizer.state_dict().moments["0.exp_avg"]
     assert moments.norm() == pytest.approx(0.5 * (1 - 0.9**4), rel=1e-3)
 
 

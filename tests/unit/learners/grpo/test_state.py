@@ -76,7 +76,7 @@ def test_training_that_was_resumed_goes_on_as_the_one_that_was_not(tmp_path: Pat
     step_of(optimizer, parameter)
     step_of(optimizer, parameter)
     with writing_checkpoint(tmp_path, 2) as folder:
-        save_state(folder / "trainer_state", step=2, optimizer=optimizer.state(), snapshot=SNAPSHOT)
+        save_state(folder / "trainer_state", step=2, optimizer=optimizer.state_dict(), snapshot=SNAPSHOT)
     kept = parameter.detach().clone()
     step_of(optimizer, parameter)
     drawn = (random.random(), float(np.random.rand()), float(torch.rand(())))
@@ -85,7 +85,7 @@ def test_training_that_was_resumed_goes_on_as_the_one_that_was_not(tmp_path: Pat
     other = torch.nn.Parameter(kept)
     resumed = Optimizer([other], CONFIG, num_steps=6)
     (checkpoint,) = list_checkpoints(tmp_path)
-    resumed.restore(load_state(checkpoint.trainer_state, Snapshot).optimizer)
+    resumed.load_state_dict(load_state(checkpoint.trainer_state, Snapshot).optimizer)
     assert resumed.learning_rate == pytest.approx(CONFIG.learning_rate * 4 / 6)
     step_of(resumed, other)
     assert other.equal(parameter)
