@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from engines.adapter.base import BaseModel
+from engines.own import OwnReplica
 from engines.replica import Replica
 from learners.config import GrpoConfig
 from learners.grpo.background import Background
 from learners.grpo.delivery import Delivery
 from learners.grpo.guest import keep_manners
 from learners.grpo.recorder import Recorder
-from learners.grpo.replicas import check_slots, close_replicas, connect, open_replicas
+from learners.grpo.replicas import check_slots, close_replicas, connect, keep_alive, open_replicas
 from learners.grpo.rollouts import Rollouts
 from learners.run import Run
 from learners.schedule import Schedule
@@ -71,6 +72,7 @@ def opened_rollouts(
         )
         stack.callback(lambda: background.run(delivery.close(), CLOSE_TIMEOUT_S))
         helpers = [background.start(_tend(delivery))]
+        helpers += [background.start(keep_alive(one)) for one in replicas if isinstance(one, OwnReplica)]
         if config.rollout.is_guest:
             cap = AdaptiveCap(config.rollout.max_running, config.rollout.users_factor)
             helpers.append(background.start(keep_manners(replicas, cap, pump.set_cap)))

@@ -42,20 +42,20 @@ class StepTerms:
     `skipped` says why the weights were left as they were; empty: they were changed.
     """
 
-    loss: float
-    policy_loss: float
-    kl: float
-    entropy: float
-    clip_fraction: float
-    ratio_mean: float
-    mismatch: float
-    mismatch_kl: float
-    weight_mean: float
-    weight_capped: float
-    grad_norm: float
-    learning_rate: float
-    num_tokens: int
-    num_micro_batches: int
+    loss: float = 0.0
+    policy_loss: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    clip_fraction: float = 0.0
+    ratio_mean: float = 0.0
+    mismatch: float = 0.0
+    mismatch_kl: float = 0.0
+    weight_mean: float = 0.0
+    weight_capped: float = 0.0
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    num_tokens: int = 0
+    num_micro_batches: int = 0
     skipped: str = ""
 
 

@@ -66,6 +66,13 @@ class Recorder:
         )
         if skipped:
             self._run.job.events.write("skipped", f"step {step} changed nothing: {skipped}", level="warning", step=step)
+        if samples.truncated == 1.0:
+            self._run.job.events.write(
+                "truncated",
+                f"every answer of step {step} was cut off: raise rollout.max_new_tokens",
+                level="warning",
+                step=step,
+            )
         self._say_dropped(step, dropped)
         self._say_flat(step, samples, len(rows))
         self._say_bound(step)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from engines.actor_name import NAMESPACE
 from engines.attached import find_replicas
-from engines.errors import BadRequest, Unavailable
+from engines.errors import BadRequest, EngineDown, TandemError, Unavailable
 from engines.own import OwnReplica
 from engines.replica import Replica
+from engines.types import EngineState
 from rollout.config import RolloutConfig
+
+LOOK_EVERY_S = 2.0
+_MAY_START = frozenset({EngineState.NEW, EngineState.STOPPED, EngineState.FAILED})
 
 
 def connect(address: str) -> None:
@@ -37,6 +42,21 @@ async def open_replicas(config: RolloutConfig, job: str, log_dir: Path) -> tuple
     own = tuple(OwnReplica(job, number, config.own, log_dir) for number in range(config.own.replicas))
     await asyncio.gather(*(replica.start() for replica in own))
     return own
+
+
+async def keep_alive(replica: OwnReplica) -> None:
+    """Starts the engine anew, for ever, whenever it or its actor has ended; the delivery brings it what it needs."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            status = await replica.status()
+            if status.health.state in _MAY_START:
+                await replica.start()
+        except EngineDown:
+            with suppress(TandemError):  # the next look tries again
+                await replica.revive()
+        except TandemError:
+            continue
 
 
 async def close_replicas(replicas: Sequence[Replica]) -> None:

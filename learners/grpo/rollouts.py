@@ -77,9 +77,12 @@ class Rollouts:
             self._check_helpers()
             try:
                 taken = self._pump.take(self._config.prompts_per_step, LOOK_EVERY_S)
-            except DeadlineExceeded:
+            except DeadlineExceeded as error:
                 if time.monotonic() > deadline_s:
-                    raise
+                    waited_s = time.monotonic() - began_s
+                    raise DeadlineExceeded(
+                        f"no step's groups came within {waited_s:.0f} s; at the last look, {error.message}"
+                    ) from None
                 continue
             rows = tuple(group.prompt.id for group in taken.groups)
             return Batch(taken.groups, rows, taken.dropped, time.monotonic() - began_s)
