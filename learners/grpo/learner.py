@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from learners.data.collate import Encoder
 from learners.data.examples import Example
 from learners.data.readers import DataSet
 from learners.grpo.advantage import advantages, weights_of
-from learners.grpo.batch import Batch, Sample, micro_batches, samples_of
+from learners.grpo.batch import Batch, Sample, collate_samples, micro_batches, samples_of
 from learners.grpo.delivery import Push
 from learners.grpo.loss import Denominators, loss
 from learners.grpo.optimizer import Optimizer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 NUM_MEASURED = 16
-"""Of a step in which no sample has an advantage: so many are computed all the same, for what is measured."""
+"""So many samples are computed for what is only measured."""
 PROBE_ANSWER = "yes"
 """What the probe scores after a prompt whose row names no answer: any text will do."""
 
@@ -71,7 +72,13 @@ class Learner:
             return StepTerms(learning_rate=self._optimizer.learning_rate, skipped="not one token was sampled")
         taught = [sample for sample in samples if sample.advantage or self._spec.kl_beta] or samples[:NUM_MEASURED]
         batches = micro_batches(taught, self._encoder.pad_id, self._config.micro_batch_tokens)
-        return learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
+        terms = learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
+        return terms if self._spec.kl_beta else replace(terms, kl=self._divergence(samples))
+
+    def _divergence(self, samples: Sequence[Sample]) -> float:
+        """Of a few samples: where it is no part of the loss, it is only watched."""
+        few = collate_samples(samples[:NUM_MEASURED], self._encoder.pad_id)
+        return self._policy.divergence(few.to(self._policy.device))
 
     def _count(self, samples: Sequence[Sample], batches: Sequence[Batch]) -> Denominators:
         """Of the whole step: a sample without advantage has no gradient, but is one of those that are averaged."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from learners.grpo.batch import Batch
-from learners.grpo.loss import Denominators, LossTerms, add_up
+from learners.grpo.loss import Denominators, LossTerms, add_up, k3
 from learners.grpo.optimizer import Optimizer
 from learners.grpo.presets import LossSpec
 
@@ -102,6 +102,12 @@ class Policy:
         """(B, T), of the base without the adapter."""
         with torch.no_grad(), self._model.disable_adapter():
             return self.logprobs(batch).logprobs
+
+    def divergence(self, batch: Batch) -> float:
+        """From the base without the adapter, in nats a token: the k3 estimate on what was sampled. No gradient."""
+        with torch.no_grad():
+            log_ratio = self.reference_logprobs(batch) - self.logprobs(batch).logprobs
+        return float(k3(log_ratio)[batch.sampled].mean())
 
     def _hidden(self, batch: Batch) -> Tensor:
         """(N, width), in the order of `batch.sampled`: what predicts each sampled token."""

@@ -130,6 +130,18 @@ def test_log_probabilities_are_those_of_the_whole_logits(
         assert not output.logprobs[row, num:].any()
 
 
+def test_the_divergence_is_from_the_base_without_the_adapter(
+    policy: Policy, samples: list[Sample], encoder: Encoder
+) -> None:
+    import torch
+
+    batch = collate_samples(samples, encoder.pad_id)
+    with torch.no_grad():
+        change = (policy.reference_logprobs(batch) - policy.logprobs(batch).logprobs)[batch.sampled]
+    assert policy.divergence(batch) == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
+    assert policy.divergence(batch) > 0
+
+
 def test_the_gradient_is_that_of_the_whole_logits(
     policy: Policy, model: PeftModel, forbidden: tuple[int, ...], samples: list[Sample], encoder: Encoder
 ) -> None:
