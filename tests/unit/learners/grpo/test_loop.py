@@ -1,0 +1,253 @@
+"""The whole loop on the real small base, over workers and replicas that a test scripts: no engine, no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_delivery import ScriptedReplica
+
+import learners.toy
+from engines.adapter import read_base
+from engines.types import LoadedAdapter, ProbePrompt, ProbeScore, VersionName
+from learners.cancel import CancelRequest
+from learners.config import GrpoConfig, validate
+from learners.data.prompts import parse_prompt
+from learners.data.readers import read_rows
+from learners.events import Event, consumed_rows, read_events
+from learners.job import open_job
+from learners.run import Run
+from learners.schedule import build_schedule
+from learners.status import JobStatus
+from rollout.types import FinishReason, Group, Score, Task, Trajectory, Turn
+
+if TYPE_CHECKING:
+    from learners.data.collate import Encoder
+
+BASE = Path(learners.toy.__file__).parent / "weights" / "base"
+NUM_ROWS = 8
+ANSWERS = ("yes", "no", "no")
+Spoil = Callable[[Group], Group]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    from transformers import AutoProcessor
+
+    from learners.data.collate import Encoder
+
+    return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
+
+
+class ScriptedWorker:
+    """Answers each task at once: `ANSWERS` in turn, of which "yes" is right, spoilt as a test wants it."""
+
+    name = "scripted"
+
+    def __init__(self, encoder: Encoder, spoil: Spoil = lambda group: group) -> None:
+        self._encoder = encoder
+        self._spoil = spoil
+        self.asked: list[VersionName] = []
+
+    async def sample(self, task: Task) -> Group:
+        self.asked.append(task.version)
+        turns = [self._turn(task, ANSWERS[number % len(ANSWERS)]) for number in range(task.num_samples)]
+        scores = tuple(Score(float(turn.text == "yes"), {"exact_match": float(turn.text == "yes")}) for turn in turns)
+        return self._spoil(Group(task.prompt, task.version, tuple(Trajectory((turn,)) for turn in turns), scores))
+
+    async def evaluate(self, task: Task) -> Group:
+        return await self.sample(replace(task, num_samples=1))
+
+    async def revive(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    def _turn(self, task: Task, answer: str) -> Turn:
+        tokenizer = self._encoder._processor.tokenizer
+        ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+        prompt_ids = self._encoder.encode_prompt(task.prompt.messages).prompt_ids
+        return Turn(task.prompt.messages, prompt_ids, ids, (-0.7,) * len(ids), answer, FinishReason.STOP)
+
+
+class HonestReplica(ScriptedReplica):
+    """Its probe says what the learner said: the proof holds."""
+
+    async def load(self, owner: str, name: VersionName, ttl_s: float) -> LoadedAdapter:
+        loaded = await super().load(owner, name, ttl_s)
+        return replace(loaded, modules=tuple(read_base(BASE).modules))
+
+    async def probe(self, name: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
+        manifest = json.loads(next(f.data for f in list(self.copies.values())[-1].files if f.name == "manifest.json"))
+        key = "base_logprobs" if name.is_base else "adapter_logprobs"
+        return tuple(ProbeScore(tuple(one["token_ids"]), tuple(one[key])) for one in manifest["probe"])
+
+
+class Job:
+    """One job directory, run in pieces."""
+
+    def __init__(self, root: Path, encoder: Encoder, **settings: Any) -> None:
+        data = root / "rows.jsonl"
+        data.write_text("".join(json.dumps({"text": f"is it {n}?", "answer": "yes"}) + "\n" for n in range(NUM_ROWS)))
+        values = {
+            **{"method": "grpo", "model": str(BASE), "data": str(data), "output": str(root / "job"), "rank": 8},
+            **{"prompts_per_step": 2, "group_size": 3, "probe_size": 1, "save_every": 2, "max_staleness": 1},
+            "rollout": {"engine": "small", "max_running": 4, "group_timeout_s": 10.0},
+        }
+        self.config = validate({**values, **settings}, GrpoConfig)
+        self._encoder = encoder
+
+    def run(self, worker: ScriptedWorker, *, stop_after: int | None = None) -> list[Event]:
+        """As `learners.grpo.run` does, without engines; returns the events of this and earlier runs."""
+        from learners.grpo import run as grpo_run
+
+        request = CancelRequest()
+        with open_job(self.config) as job, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("learners.grpo.opening.connect", lambda address: None)
+            patch.setattr("learners.grpo.opening.open_replicas", _opened)
+            patch.setattr("learners.grpo.opening.start_workers", lambda *_: (worker,))
+            patch.setattr("learners.grpo.opening.check_slots", _nothing)
+            run = Run(self.config, job)
+            run.start()
+            if stop_after is not None:
+                write = job.events.write
+
+                def write_and_stop(type: str, message: str, **data: Any) -> None:
+                    write(type, message, **data)
+                    request.is_requested |= type == "step" and data["step"] == stop_after
+
+                patch.setattr(job.events, "write", write_and_stop)
+            num_steps = grpo_run._run(run, request)
+            is_whole = run.result.step == num_steps
+            run.end(JobStatus.SUCCEEDED if is_whole else JobStatus.CANCELLED, "")
+        return list(read_events(self.config.job_path / "events.jsonl"))
+
+
+async def _opened(*_: object) -> tuple[HonestReplica, ...]:
+    return (HonestReplica(0), HonestReplica(1))
+
+
+async def _nothing(*_: object) -> None:
+    return
+
+
+@pytest.fixture
+def job(tmp_path: Path, encoder: Encoder) -> Iterator[Callable[..., Job]]:
+    return lambda **settings: Job(tmp_path, encoder, **settings)  # type: ignore[return-value]
+
+
+def of(events: Sequence[Event], kind: str) -> list[Event]:
+    return [event for event in events if event.type == kind]
+
+
+def rows_of(job: Job) -> list[str]:
+    return sorted(consumed_rows(job.config.job_path / "events.jsonl"))
+
+
+EVERY_ROW = sorted(str(line) for line in range(1, NUM_ROWS + 1))
+
+
+def test_every_row_is_learned_from_once_and_what_is_learned_is_delivered(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    made = job()
+    worker = ScriptedWorker(encoder)
+    events = made.run(worker)
+    assert [event.data["step"] for event in of(events, "step")] == [1, 2, 3, 4]
+    assert rows_of(made) == EVERY_ROW
+    assert max(event.data["staleness_max"] for event in of(events, "step")) <= 1
+    assert [event.data["version"] for event in of(events, "push")] == [f"grpo.1/step@{n}" for n in range(1, 6)]
+    assert all(event.data["push_mismatch"] < 1e-6 for event in of(events, "push"))
+    assert [path.name for path in sorted((made.config.job_path / "checkpoints").iterdir())] == ["step-2", "step-4"]
+
+
+def test_without_staleness_each_step_learns_from_its_own_version_only(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    worker = ScriptedWorker(encoder)
+    events = job(max_staleness=0).run(worker)
+    assert {event.data["staleness_max"] for event in of(events, "step")} == {0}
+    assert [version.number for version in worker.asked] == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_resumed_job_uses_every_row_once_and_no_versions_name_twice(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    made = job()
+    made.run(ScriptedWorker(encoder), stop_after=1)
+    events = made.run(ScriptedWorker(encoder))
+    assert [event.data["step"] for event in of(events, "step")] == [1, 2, 3, 4]
+    assert rows_of(made) == EVERY_ROW
+    names = [event.data["version"] for event in of(events, "push")]
+    assert len(set(names)) == len(names)
+    assert names[-1] == "grpo.2/step@5"
+
+
+def test_constant_rewards_are_named_and_change_nothing(job: Callable[..., Job], encoder: Encoder) -> None:
+    def flatten(group: Group) -> Group:
+        return replace(group, scores=tuple(Score(0.5, {"exact_match": 0.5}) for _ in group.scores))
+
+    events = job(max_steps=1).run(ScriptedWorker(encoder, flatten))
+    assert [event.message for event in of(events, "flat")] == [
+        "every group of step 1 was rewarded alike: there is nothing to learn from; are the rewards constant?"
+    ]
+    assert of(events, "step")[0].data["loss"] == 0.0
+
+
+def test_answers_that_were_all_cut_off_are_named(job: Callable[..., Job], encoder: Encoder) -> None:
+    def cut(group: Group) -> Group:
+        turns = [replace(trajectory.turns[0], finish=FinishReason.LENGTH) for trajectory in group.trajectories]
+        return replace(group, trajectories=tuple(Trajectory((turn,)) for turn in turns))
+
+    events = job(max_steps=1).run(ScriptedWorker(encoder, cut))
+    assert len(of(events, "truncated")) == 1
+
+
+def test_groups_that_come_to_nothing_are_sampled_again_and_named(job: Callable[..., Job], encoder: Encoder) -> None:
+    first = iter((True,))
+
+    def lose(group: Group) -> Group:
+        if not next(first, False):
+            return group
+        return replace(group, trajectories=(), scores=(), num_lost=3, losses=("the reward is NaN",) * 3)
+
+    made = job()
+    events = made.run(ScriptedWorker(encoder, lose))
+    assert rows_of(made) == EVERY_ROW
+    (dropped,) = of(events, "dropped")
+    assert "the reward is NaN" in dropped.message
+
+
+def test_another_versions_answers_are_never_learned_from(job: Callable[..., Job], encoder: Encoder) -> None:
+    first = iter((True,))
+
+    def mistake(group: Group) -> Group:
+        return replace(group, version=VersionName("other.1/step", 7)) if next(first, False) else group
+
+    made = job()
+    events = made.run(ScriptedWorker(encoder, mistake))
+    assert rows_of(made) == EVERY_ROW
+    assert "other.1/step@7" in of(events, "dropped")[0].message
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_rewards(job: Callable[..., Job], encoder: Encoder) -> None:
+    def worsen(group: Group) -> Group:
+        late = group.version.number >= 2
+        return replace(group, scores=tuple(Score(s.total - late, dict(s.parts)) for s in group.scores))
+
+    made = job(max_staleness=0)
+    made.run(ScriptedWorker(encoder, worsen))
+    result = json.loads((made.config.job_path / "result.json").read_text())
+    assert result["best_checkpoint"] == "checkpoints/step-2"
+
+
+def test_the_data_of_the_tests_is_read_as_prompts(tmp_path: Path, job: Callable[..., Job]) -> None:
+    made = job()
+    data = read_rows(Path(made.config.data), parse_prompt)
+    schedule = build_schedule(len(data.examples), batch_size=2, epochs=None, max_steps=None, seed=0)
+    assert (len(data.examples), schedule.num_steps) == (NUM_ROWS, 4)
