@@ -18,8 +18,9 @@ from engines.types import VersionName
 from rollout.messages import Message, Picture, Text, to_data_url
 from rollout.types import FinishReason, Turn
 
-GUEST_PRIORITY = 10
-"""Of a guest's requests; users' are 0, and lower goes first."""
+PRIORITY = 10
+"""Of all rollouts; users' requests and the proof of a delivery are 0, and lower goes first. Engines with slots for
+rollouts have priority scheduling."""
 IMPOSSIBLE_LOGPROB = -9999.0
 """What engines say instead of the logarithm of zero, and of a token whose probability they do not know."""
 MAX_DETAIL_CHARS = 500
@@ -40,7 +41,6 @@ class Question:
     num_samples: int
     temperature: float
     max_new_tokens: int
-    is_guest: bool = False
 
 
 def to_body(question: Question) -> bytes:
@@ -60,9 +60,9 @@ def to_body(question: Question) -> bytes:
         "logprobs": True,
         "return_token_ids": True,
         "stream": False,
+        "priority": PRIORITY,
     }
-    # An engine without priority scheduling refuses any priority.
-    return json.dumps(body | ({"priority": GUEST_PRIORITY} if question.is_guest else {})).encode()
+    return json.dumps(body).encode()
 
 
 def read_turns(raw: bytes, question: Question, replica: str) -> tuple[Turn, ...]:

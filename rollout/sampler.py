@@ -72,7 +72,6 @@ class Sampler:
             max_new_tokens=config.max_new_tokens,
             max_turns=self._max_turns,
             max_retries=config.max_retries,
-            is_guest=config.is_guest,
             retry_delay_s=self._retry_delay_s,
         )
 

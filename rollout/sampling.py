@@ -35,7 +35,6 @@ class Manner:
     max_new_tokens: int
     max_turns: int
     max_retries: int
-    is_guest: bool
     retry_delay_s: float
     max_delay_s: float = 2.0
 
@@ -137,7 +136,6 @@ class Sampling:
             num_samples=num_samples,
             temperature=self._manner.temperature,
             max_new_tokens=self._manner.max_new_tokens,
-            is_guest=self._manner.is_guest,
         )
         try:
             with self._loads.asking(target.name, num_samples):  # from its choice on, or all would choose the same
