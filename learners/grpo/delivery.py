@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from engines.adapter import WEIGHTS_FILE, Parcel, ProbeRecord
 from engines.errors import DeadlineExceeded, Refused, TandemError, Unavailable
 from engines.profiles import FamilyProfile
-from engines.proof import Agreement, check_agreement, check_delivery
+from engines.proof import Agreement, check_agreement, check_delivery, check_fresh
 from engines.replica import Replica
 from engines.types import VersionName
 from rollout.types import Target
@@ -175,6 +175,8 @@ class Delivery:
             station.replica.probe(base, prompts), station.replica.probe(push.version, prompts)
         )
         agreement = check_agreement(push.records, plain, tuned)
+        if self._newest is not None and self._newest.version != push.version:
+            check_fresh(push.records, self._newest.records, plain, tuned)
         if not agreement.error <= self._max_mismatch:
             raise Refused(
                 f"replica {station.replica.name} does not sample from what was learned: log-probabilities of "

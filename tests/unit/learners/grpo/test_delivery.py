@@ -28,9 +28,10 @@ def version(number: int) -> VersionName:
     return VersionName("job.1/step", number)
 
 
-def push(number: int) -> Push:
+def push(number: int, logprob: float = -0.5) -> Push:
+    record = RECORD.model_copy(update={"adapter_logprobs": (logprob, logprob)})
     weights = ParcelFile.of("adapter_model.safetensors", f"weights {number}".encode())
-    return Push(version(number), Parcel(version(number), (weights,)), (MODULE,), (RECORD,))
+    return Push(version(number), Parcel(version(number), (weights,)), (MODULE,), (record,))
 
 
 class ScriptedReplica:
@@ -121,6 +122,17 @@ async def test_a_replica_that_serves_something_else_ends_the_delivery_and_is_not
     with pytest.raises(Refused, match=r"max_mismatch is 0\.02"):
         await scene.delivery.deliver(push(1), 5.0)
     assert scene.used == []
+
+
+async def test_a_replica_that_serves_the_version_before_is_found_though_the_two_hardly_differ() -> None:
+    replica = ScriptedReplica(0)
+    scene = Scene(replica)
+    await scene.delivery.deliver(push(1, -0.5), 5.0)
+    with pytest.raises(Refused, match="the weights before these"):
+        await scene.delivery.deliver(push(2, -0.495), 5.0)
+    replica.served = -0.495
+    await scene.delivery.deliver(push(2, -0.495), 5.0)
+    assert scene.used[-1][0] == version(2)
 
 
 async def test_a_replica_that_is_down_is_named_and_the_others_serve() -> None:
