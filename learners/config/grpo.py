@@ -54,11 +54,16 @@ class GrpoConfig(JobConfig):
     path_fields: ClassVar[tuple[str, ...]] = (*JobConfig.path_fields, "eval_data")
 
     method: Literal["grpo"] = "grpo"
+    """The training method."""
     name: str = Field("grpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """The job's name, and that of its directory under `root` unless `output` names another. Engines know the job's
+    versions by it."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Of the first step."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """Whether it decays to zero."""
     weight_decay: float = Field(0.0, ge=0)
+    """Of the optimizer, AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient is cut to this length."""
     prompts_per_step: int = Field(16, ge=1)
@@ -70,8 +75,11 @@ class GrpoConfig(JobConfig):
     max_staleness: int = Field(1, ge=0, le=62)
     """How many optimizer steps a sample's version may be behind when it is learned from. 0: synchronous."""
     algorithm: Algorithm = Field(default_factory=Algorithm)
+    """The loss."""
     rewards: tuple[RewardConfig, ...] = Field((RewardConfig(name="exact_match"),), min_length=1)
+    """What a good answer is worth: the weighted sum of these functions."""
     rollout: RolloutConfig
+    """Where and how the job samples."""
     max_mismatch: float = Field(0.02, gt=0)
     """The run fails if engine and learner differ by more on what an adapter changes (mean absolute log-probability)."""
     eval_data: str | None = None

@@ -10,14 +10,14 @@ from learners.config.job import JobConfig
 
 
 class SftConfig(JobConfig):
-    """Supervised fine-tuning of a LoRA adapter: the answers of a data file, on top of an unquantized base.
-
-    The learning rate decays linearly to zero.
-    """
+    """Supervised fine-tuning of a LoRA adapter: the answers of a data file, on top of an unquantized base."""
 
     method: Literal["sft"] = "sft"
+    """The training method."""
     name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """The job's name, and that of its directory under `root` unless `output` names another."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Of the first step; decays linearly to zero."""
     batch_size: int = Field(16, ge=1)
     """Examples of one optimizer step."""
     gradient_accumulation: int = Field(1, ge=1)

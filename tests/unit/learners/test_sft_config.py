@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from engines.config import Section
 from engines.errors import BadRequest
-from learners.config import ROOT_VARIABLE, SftConfig, load_job, validate
+from learners.config import ROOT_VARIABLE, Algorithm, GrpoConfig, SftConfig, load_job, validate
 from learners.submission import VARIABLE
+from rollout.config import RewardConfig, RolloutConfig
 
 
 @pytest.fixture
@@ -103,8 +105,9 @@ def test_what_is_no_toml_is_a_clear_error(job_file: Path, content: str) -> None:
         load_job(job_file)
 
 
-def test_every_setting_is_described() -> None:
-    assert [name for name, field in SftConfig.model_fields.items() if not field.description] == []
+@pytest.mark.parametrize("section", [SftConfig, GrpoConfig, Algorithm, RolloutConfig, RewardConfig])
+def test_every_setting_is_described(section: type[Section]) -> None:
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
 
 
 def test_the_configuration_imports_no_model_library() -> None:
