@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from learners.checkpoint import writing_checkpoint
+from engines.adapter import read_manifest
+from learners.checkpoint import list_checkpoints, writing_checkpoint
 from learners.config import GrpoConfig
-from learners.grpo.learner import Learner
-from learners.grpo.recorder import Recorder
-from learners.grpo.rollouts import Rollouts
 from learners.run import Run
 from rollout.types import Prompt
 
-REWARD = "best_reward"
+if TYPE_CHECKING:
+    from learners.grpo.learner import Learner
+    from learners.grpo.recorder import Recorder
+    from learners.grpo.rollouts import Rollouts
+
+EVAL_REWARD = "eval_reward"
+BEST_REWARD = "best_reward"
 
 
 class Checkpoints:
-    """`eval_rows`: what every checkpoint is asked; without them the rewards of training are what it is judged by."""
+    """`eval_rows`: what every checkpoint is asked; without them the rewards of training are what it is judged by.
+
+    A resumed run knows the rewards from the checkpoints themselves: `result.json` may be of before the newest one.
+    """
 
     def __init__(self, run: Run[GrpoConfig], eval_rows: Sequence[Prompt]) -> None:
         self._run = run
         self._eval_rows = tuple(eval_rows)
-        self._best_reward = run.result.metrics.get(REWARD, float("-inf"))
+        self._best_reward = float("-inf")
         self._num_worse = 0
         self.newest_step = run.result.step
-        run.best_checkpoint = run.result.best_checkpoint
+        run.best_checkpoint = None
+        for checkpoint in list_checkpoints(run.job.checkpoints):
+            self._count(checkpoint.step, read_manifest(checkpoint.path).metrics[EVAL_REWARD])
 
     @property
     def should_stop(self) -> bool:
@@ -38,18 +48,24 @@ class Checkpoints:
     def write(self, step: int, learner: Learner, rollouts: Rollouts, recorder: Recorder) -> None:
         rollouts.settle()
         reward = self._judge(step, rollouts, recorder)
-        is_best = reward > self._best_reward
-        self._num_worse = 0 if is_best else self._num_worse + 1
-        self._best_reward = max(reward, self._best_reward)
-        metrics = {**self._run.result.metrics, "eval_reward": reward, REWARD: self._best_reward}
+        best_reward = max(reward, self._best_reward)
+        metrics = {**self._run.result.metrics, EVAL_REWARD: reward, BEST_REWARD: best_reward}
         with writing_checkpoint(self._run.job.checkpoints, step) as folder:
             learner.save(folder, step, metrics, rollouts.snapshot())
-        if is_best:
-            self._run.best_checkpoint = f"checkpoints/step-{step}"
+        is_best = self._count(step, reward)
         self.newest_step = step
         self._run.update(metrics=metrics)
         self._run.save()
         recorder.on_checkpoint(step, reward, is_best=is_best)
+
+    def _count(self, step: int, reward: float) -> bool:
+        """Whether the checkpoint, which is there, is the best one so far."""
+        is_best = reward > self._best_reward
+        self._num_worse = 0 if is_best else self._num_worse + 1
+        if is_best:
+            self._best_reward = reward
+            self._run.best_checkpoint = f"checkpoints/step-{step}"
+        return is_best
 
     def _judge(self, step: int, rollouts: Rollouts, recorder: Recorder) -> float:
         if not self._eval_rows:

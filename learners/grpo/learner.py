@@ -68,9 +68,9 @@ class Learner:
             forbidden_ids=self._forbidden,
             mask_truncated=self._spec.mask_truncated,
         )
-        if not samples:
-            return StepTerms(learning_rate=self._optimizer.learning_rate, skipped="not one token was sampled")
-        taught = [sample for sample in samples if sample.advantage or self._spec.kl_beta] or samples[:NUM_MEASURED]
+        taught = [sample for sample in samples if sample.advantage or self._spec.kl_beta]
+        if not taught:  # a step without a gradient would still move the weights, by the optimizer's momentum
+            return StepTerms(learning_rate=self._optimizer.learning_rate, skipped="no answer was better than its group")
         batches = micro_batches(taught, self._encoder.pad_id, self._config.micro_batch_tokens)
         terms = learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
         return terms if self._spec.kl_beta else replace(terms, kl=self._divergence(samples))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from engines.errors import Unavailable
 from learners.cancel import CancelRequest
 from learners.grpo.checkpoints import Checkpoints
 from learners.grpo.learner import Learner
@@ -24,13 +25,19 @@ def train(
     request: CancelRequest,
     steps: range,
 ) -> None:
-    """Ends with a checkpoint: after the last of `steps`, when asked to end, or when nothing gets better any more."""
+    """Ends with a checkpoint: after the last of `steps`, when asked to end, or when nothing gets better any more.
+
+    Raises `Unavailable` if not one step could be made, because all rows were given up.
+    """
     num_done = steps.start - 1
     rollouts.deliver(learner.push(num_done))
     for step in steps:
         began_s = time.monotonic()
         batch = rollouts.take(request)
         if not batch.groups:
+            recorder.on_dropped(step, batch.dropped)
+            if batch.dropped and num_done == 0:
+                raise Unavailable(f"no row could be learned from, all were given up; the last: {batch.dropped[-1]}")
             break
         terms = learner.learn(batch.groups)
         sync_s = rollouts.learned(learner.push(step))

@@ -73,7 +73,7 @@ class Recorder:
                 level="warning",
                 step=step,
             )
-        self._say_dropped(step, dropped)
+        self.on_dropped(step, dropped)
         self._say_flat(step, samples, len(rows))
         self._say_bound(step)
         self._progress.show(step, samples.reward)
@@ -101,6 +101,17 @@ class Recorder:
             **asdict(evaluation),
         )
 
+    def on_dropped(self, step: int, dropped: Sequence[str]) -> None:
+        """What came to nothing before the step; none, nothing is said."""
+        if dropped:
+            self._run.job.events.write(
+                "dropped",
+                f"{len(dropped)} groups were not learned from: {dropped[0]}",
+                level="warning",
+                step=step,
+                reasons=list(dropped),
+            )
+
     def take_mean_reward(self) -> float:
         """Of the steps since this was asked last."""
         rewards, self._rewards = self._rewards, []
@@ -114,16 +125,6 @@ class Recorder:
             reward=reward,
             is_best=is_best,
         )
-
-    def _say_dropped(self, step: int, dropped: Sequence[str]) -> None:
-        if dropped:
-            self._run.job.events.write(
-                "dropped",
-                f"{len(dropped)} groups were not learned from: {dropped[0]}",
-                level="warning",
-                step=step,
-                reasons=list(dropped),
-            )
 
     def _say_flat(self, step: int, samples: SampleFigures, num_groups: int) -> None:
         if samples.flat == num_groups:

@@ -12,6 +12,7 @@ from learners.config import GrpoConfig
 from learners.data.prompts import parse_prompt
 from learners.data.readers import DataSet, read_rows
 from learners.events import read_events
+from learners.grpo.checkpoints import Checkpoints
 from learners.resume import adapter_to_load, resume_point
 from learners.rows import judge_rows
 from learners.run import Run, run_job
@@ -43,11 +44,12 @@ def _run(run: Run[GrpoConfig], request: CancelRequest) -> int:
         seed=config.seed,
     )
     newest = resume_point(run, data)
+    checkpoints = Checkpoints(run, read_eval_rows(config))
     run.update(num_steps=schedule.num_steps)
     run.save()
-    if newest is None or newest.step < schedule.num_steps:
-        return _train(run, request, data, schedule, newest)
-    return schedule.num_steps
+    if checkpoints.should_stop or run.result.step >= schedule.num_steps:
+        return run.result.step
+    return _train(run, request, data, schedule, newest, checkpoints)
 
 
 def _train(
@@ -56,13 +58,13 @@ def _train(
     data: DataSet[Prompt],
     schedule: Schedule,
     newest: Checkpoint | None,
+    checkpoints: Checkpoints,
 ) -> int:
     config = run.config
     quiet.prepare(config.num_threads)
     from transformers import AutoProcessor, set_seed
 
     from learners.data.collate import Encoder
-    from learners.grpo.checkpoints import Checkpoints
     from learners.grpo.learner import Learner
     from learners.grpo.loop import train
     from learners.grpo.opening import opened_rollouts
@@ -85,7 +87,6 @@ def _train(
     )
     restored = learner.restore(newest) if newest else None
     first_step = newest.step if newest else 0
-    checkpoints = Checkpoints(run, read_eval_rows(config))
     with StepProgress(schedule.num_steps, measure="reward") as progress, request.deferred():
         recorder = Recorder(run, progress)
         opening = opened_rollouts(run, data.examples, schedule, base, recorder, first_step, restored)

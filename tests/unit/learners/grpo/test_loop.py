@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from test_delivery import ScriptedReplica
 
 import learners.toy
 from engines.adapter import read_base
+from engines.errors import DeadlineExceeded, Unavailable
 from engines.types import LoadedAdapter, ProbePrompt, ProbeScore, VersionName
 from learners.cancel import CancelRequest
+from learners.checkpoint import list_checkpoints
 from learners.config import GrpoConfig, validate
 from learners.data.prompts import parse_prompt
 from learners.data.readers import read_rows
@@ -23,6 +26,7 @@ from learners.job import open_job
 from learners.run import Run
 from learners.schedule import build_schedule
 from learners.status import JobStatus
+from rollout.pump import PumpSnapshot
 from rollout.types import FinishReason, Group, Score, Task, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -52,15 +56,17 @@ class ScriptedWorker:
         self._encoder = encoder
         self._spoil = spoil
         self.asked: list[VersionName] = []
+        self.asked_rows: list[str] = []
+        self.asked_to_evaluate: list[VersionName] = []
 
     async def sample(self, task: Task) -> Group:
         self.asked.append(task.version)
-        turns = [self._turn(task, ANSWERS[number % len(ANSWERS)]) for number in range(task.num_samples)]
-        scores = tuple(Score(float(turn.text == "yes"), {"exact_match": float(turn.text == "yes")}) for turn in turns)
-        return self._spoil(Group(task.prompt, task.version, tuple(Trajectory((turn,)) for turn in turns), scores))
+        self.asked_rows.append(task.prompt.id)
+        return self._spoil(self._answer(task))
 
     async def evaluate(self, task: Task) -> Group:
-        return await self.sample(replace(task, num_samples=1))
+        self.asked_to_evaluate.append(task.version)
+        return self._spoil(self._answer(replace(task, num_samples=1)))
 
     async def revive(self) -> None:
         return
@@ -68,11 +74,32 @@ class ScriptedWorker:
     async def close(self) -> None:
         return
 
+    def _answer(self, task: Task) -> Group:
+        turns = [self._turn(task, ANSWERS[number % len(ANSWERS)]) for number in range(task.num_samples)]
+        scores = tuple(Score(float(turn.text == "yes"), {"exact_match": float(turn.text == "yes")}) for turn in turns)
+        return Group(task.prompt, task.version, tuple(Trajectory((turn,)) for turn in turns), scores)
+
     def _turn(self, task: Task, answer: str) -> Turn:
         tokenizer = self._encoder._processor.tokenizer
         ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
         prompt_ids = self._encoder.encode_prompt(task.prompt.messages).prompt_ids
         return Turn(task.prompt.messages, prompt_ids, ids, (-0.7,) * len(ids), answer, FinishReason.STOP)
+
+
+class SilentWorker(ScriptedWorker):
+    """Answers only the first `num_answers` tasks; `on_silence` is called at each of the others."""
+
+    def __init__(self, encoder: Encoder, num_answers: int, on_silence: Callable[[], None] = lambda: None) -> None:
+        super().__init__(encoder)
+        self._num_answers = num_answers
+        self._on_silence = on_silence
+
+    async def sample(self, task: Task) -> Group:
+        if len(self.asked) < self._num_answers:
+            return await super().sample(task)
+        self._on_silence()
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 class HonestReplica(ScriptedReplica):
@@ -91,7 +118,7 @@ class HonestReplica(ScriptedReplica):
 class Job:
     """One job directory, run in pieces."""
 
-    def __init__(self, root: Path, encoder: Encoder, **settings: Any) -> None:
+    def __init__(self, root: Path, **settings: Any) -> None:
         data = root / "rows.jsonl"
         data.write_text("".join(json.dumps({"text": f"is it {n}?", "answer": "yes"}) + "\n" for n in range(NUM_ROWS)))
         values = {
@@ -100,13 +127,13 @@ class Job:
             "rollout": {"engine": "small", "max_running": 4, "group_timeout_s": 10.0},
         }
         self.config = validate({**values, **settings}, GrpoConfig)
-        self._encoder = encoder
+        self.request = CancelRequest()
 
     def run(self, worker: ScriptedWorker, *, stop_after: int | None = None) -> list[Event]:
         """As `learners.grpo.run` does, without engines; returns the events of this and earlier runs."""
         from learners.grpo import run as grpo_run
 
-        request = CancelRequest()
+        request = self.request = CancelRequest()
         with open_job(self.config) as job, pytest.MonkeyPatch.context() as patch:
             patch.setattr("learners.grpo.opening.connect", lambda address: None)
             patch.setattr("learners.grpo.opening.open_replicas", _opened)
@@ -122,7 +149,11 @@ class Job:
                     request.is_requested |= type == "step" and data["step"] == stop_after
 
                 patch.setattr(job.events, "write", write_and_stop)
-            num_steps = grpo_run._run(run, request)
+            try:
+                num_steps = grpo_run._run(run, request)
+            except Exception as error:
+                run.fail(error)
+                raise
             is_whole = run.result.step == num_steps
             run.end(JobStatus.SUCCEEDED if is_whole else JobStatus.CANCELLED, "")
         return list(read_events(self.config.job_path / "events.jsonl"))
@@ -137,8 +168,8 @@ async def _nothing(*_: object) -> None:
 
 
 @pytest.fixture
-def job(tmp_path: Path, encoder: Encoder) -> Iterator[Callable[..., Job]]:
-    return lambda **settings: Job(tmp_path, encoder, **settings)  # type: ignore[return-value]
+def job(tmp_path: Path) -> Callable[..., Job]:
+    return lambda **settings: Job(tmp_path, **settings)
 
 
 def of(events: Sequence[Event], kind: str) -> list[Event]:
@@ -196,7 +227,9 @@ def test_constant_rewards_are_named_and_change_nothing(job: Callable[..., Job], 
     assert [event.message for event in of(events, "flat")] == [
         "every group of step 1 was rewarded alike: there is nothing to learn from; are the rewards constant?"
     ]
-    assert of(events, "step")[0].data["loss"] == 0.0
+    assert [event.message for event in of(events, "skipped")] == [
+        "step 1 changed nothing: no answer was better than its group"
+    ]
 
 
 def test_answers_that_were_all_cut_off_are_named(job: Callable[..., Job], encoder: Encoder) -> None:
@@ -251,3 +284,119 @@ def test_the_data_of_the_tests_is_read_as_prompts(tmp_path: Path, job: Callable[
     data = read_rows(Path(made.config.data), parse_prompt)
     schedule = build_schedule(len(data.examples), batch_size=2, epochs=None, max_steps=None, seed=0)
     assert (len(data.examples), schedule.num_steps) == (NUM_ROWS, 4)
+
+
+def test_a_resumed_job_learns_from_the_groups_that_its_checkpoint_holds(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    from learners.grpo.state import load_state
+
+    made = job()
+    made.run(ScriptedWorker(encoder), stop_after=1)
+    (checkpoint,) = list_checkpoints(made.config.job_path / "checkpoints")
+    held = load_state(checkpoint.trainer_state, PumpSnapshot).snapshot.buffered
+    rows = {buffered.group.prompt.id for buffered in held}
+    learned = set(rows_of(made))
+    assert rows
+    again = ScriptedWorker(encoder)
+    events = made.run(again)
+    assert sorted(again.asked_rows) == sorted(set(EVERY_ROW) - rows - learned)
+    assert rows <= set(of(events, "step")[1].data["rows"]) | set(of(events, "step")[2].data["rows"])
+    assert max(event.data["staleness_max"] for event in of(events, "step")) <= 1
+
+
+def test_a_run_that_waits_for_groups_ends_when_asked_with_a_checkpoint(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    made = job(max_staleness=0)
+
+    def ask_to_end() -> None:
+        made.request.is_requested = True
+
+    events = made.run(SilentWorker(encoder, 2, ask_to_end))
+    assert [event.type for event in events[-2:]] == ["checkpoint", "cancelled"]
+    assert [path.step for path in list_checkpoints(made.config.job_path / "checkpoints")] == [1]
+    assert rows_of(made) == sorted(of(events, "step")[0].data["rows"])
+    made.run(ScriptedWorker(encoder))
+    assert rows_of(made) == EVERY_ROW
+
+
+def test_groups_that_never_come_end_the_run_which_says_what_is_missing(
+    job: Callable[..., Job], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learners.grpo.rollouts.MARGIN_S", 0.0)
+    monkeypatch.setattr("learners.grpo.rollouts.LOOK_EVERY_S", 0.1)
+    rollout = {"engine": "small", "max_running": 4, "group_timeout_s": 0.1, "max_attempts": 1}
+    made = job(rollout=rollout)
+    with pytest.raises(DeadlineExceeded, match="4 are being sampled"):
+        made.run(SilentWorker(encoder, 0))
+    assert "4 are being sampled" in of(list(read_events(made.config.job_path / "events.jsonl")), "failed")[0].message
+
+
+def test_a_run_in_which_nothing_could_be_scored_fails_and_says_why(job: Callable[..., Job], encoder: Encoder) -> None:
+    def lose(group: Group) -> Group:
+        return replace(group, trajectories=(), scores=(), num_lost=3, losses=("the reward is NaN",) * 3)
+
+    rollout = {"engine": "small", "max_running": NUM_ROWS, "max_attempts": 1}
+    made = job(rollout=rollout, prompts_per_step=NUM_ROWS)
+    with pytest.raises(Unavailable, match="the reward is NaN"):
+        made.run(ScriptedWorker(encoder, lose))
+    events = list(read_events(made.config.job_path / "events.jsonl"))
+    assert len(of(events, "dropped")[0].data["reasons"]) == NUM_ROWS
+    assert rows_of(made) == []
+
+
+def test_a_group_that_lost_a_member_is_learned_from_and_the_loss_is_counted(
+    job: Callable[..., Job], encoder: Encoder
+) -> None:
+    def lose_one(group: Group) -> Group:
+        kept = replace(group, trajectories=group.trajectories[:2], scores=group.scores[:2])
+        return replace(kept, num_lost=1, losses=("the reward is NaN",))
+
+    events = job(max_steps=1).run(ScriptedWorker(encoder, lose_one))
+    assert of(events, "step")[0].data["lost"] == 2
+    assert of(events, "step")[0].data["dropped"] == 0
+
+
+def test_a_run_ends_early_when_its_evaluations_get_no_better(
+    job: Callable[..., Job], encoder: Encoder, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps({"text": "is it new?", "answer": "yes"}) + "\n")
+    made = job(eval_data=str(held_out), early_stop_evals=1, save_every=1)
+    worker = ScriptedWorker(encoder)
+    events = made.run(worker)
+    assert [event.data["is_best"] for event in of(events, "checkpoint")] == [True, False]
+    assert [event.data["reward"] for event in of(events, "evaluation")] == [1.0, 1.0]
+    assert worker.asked_to_evaluate == [VersionName("grpo.1/step", 2), VersionName("grpo.1/step", 3)]
+    result = json.loads((made.config.job_path / "result.json").read_text())
+    assert (result["status"], result["step"], result["best_checkpoint"]) == ("succeeded", 2, "checkpoints/step-1")
+
+
+@pytest.mark.parametrize(("best", "named"), [(1, 1), (2, 1)])
+def test_a_resumed_run_knows_the_best_checkpoint(
+    job: Callable[..., Job], encoder: Encoder, best: int, named: int
+) -> None:
+    """The best one may be older than the newest, or newer than what a run that was killed wrote into its result."""
+
+    def worsen(group: Group) -> Group:
+        is_best = group.version == VersionName("grpo.1/step", best)
+        return replace(group, scores=tuple(Score(s.total - (not is_best), dict(s.parts)) for s in group.scores))
+
+    made = job(max_staleness=0, save_every=1)
+    result = made.config.job_path / "result.json"
+    made.run(ScriptedWorker(encoder, worsen), stop_after=2)
+    written = json.loads(result.read_text())
+    assert written["best_checkpoint"] == f"checkpoints/step-{best}"
+    result.write_text(json.dumps({**written, "status": "running", "best_checkpoint": f"checkpoints/step-{named}"}))
+    made.run(ScriptedWorker(encoder, worsen))
+    assert json.loads(result.read_text())["best_checkpoint"] == f"checkpoints/step-{best}"
+
+
+def test_patience_goes_on_over_a_resume(job: Callable[..., Job], encoder: Encoder, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps({"text": "is it new?", "answer": "yes"}) + "\n")
+    made = job(eval_data=str(held_out), early_stop_evals=2, save_every=1)
+    made.run(ScriptedWorker(encoder), stop_after=2)
+    events = made.run(ScriptedWorker(encoder))
+    assert [event.data["step"] for event in of(events, "step")] == [1, 2, 3]
