@@ -128,6 +128,8 @@ class Delivery:
                     raise error
             if agreements:
                 return agreements, tuple(str(error) for error in errors)
+            if self._newest is not None:  # nothing more is asked of replicas that are away
+                self._use(self._newest.version, self.targets(self._newest.version))
             await asyncio.sleep(RETRY_S)
 
     async def _bring(self, station: _Station, push: Push) -> Agreement:
@@ -148,7 +150,12 @@ class Delivery:
 
     async def _find(self, station: _Station) -> None:
         """Where it answers now; an engine that started anew holds nothing."""
-        status = await station.replica.status()
+        try:
+            status = await station.replica.status()
+        except TandemError:
+            station.target = None
+            station.holds.clear()
+            raise
         if status.endpoint is None:
             station.target = None
             station.holds.clear()

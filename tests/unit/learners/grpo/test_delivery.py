@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -208,3 +209,17 @@ async def test_closing_releases_all_that_the_job_held() -> None:
     await scene.delivery.deliver(push(1), 5.0)
     await scene.delivery.close()
     assert not replica.held
+
+
+async def test_nothing_more_is_asked_of_replicas_that_are_away_while_a_push_waits_for_them() -> None:
+    replica = ScriptedReplica(0)
+    scene = Scene(replica)
+    await scene.delivery.deliver(push(1), 5.0)
+    replica.is_down = True
+    pushing = asyncio.create_task(scene.delivery.deliver(push(2), 30.0))
+    async with asyncio.timeout(10):
+        while scene.used[-1] != (version(1), []):  # noqa: ASYNC110  the delivery tells nobody else
+            await asyncio.sleep(0.02)
+    replica.restart()
+    await pushing
+    assert scene.used[-1] == (version(2), ["small/0"])
