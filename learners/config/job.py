@@ -44,8 +44,6 @@ class JobConfig(Section):
     """How often each row is used; by default once. Not together with `max_steps`."""
     max_steps: int | None = Field(None, ge=1)
     """How many optimizer steps are taken, however many epochs that is."""
-    max_length: int | None = Field(None, ge=16)
-    """Tokens of an example, images included; a longer one counts as a bad row. Empty: no bound."""
     save_every: int = Field(25, ge=1)
     """Steps between checkpoints; the last step always writes one."""
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
@@ -58,8 +56,6 @@ class JobConfig(Section):
     """Where the job trains; `auto` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The base's precision; `auto` is float32 on a CPU and bfloat16 on a GPU. The adapter is always float32."""
-    gradient_checkpointing: bool = False
-    """Less memory for more time."""
     num_threads: int = Field(1, ge=1, le=256)
     """Threads of the CPU's matrix products."""
 

@@ -22,6 +22,10 @@ class SftConfig(JobConfig):
     """Examples of one optimizer step."""
     gradient_accumulation: int = Field(1, ge=1)
     """In how many pieces a batch is computed; divides `batch_size`."""
+    max_length: int | None = Field(None, ge=16)
+    """Tokens of an example, images included; a longer one counts as a bad row. Empty: no bound."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time."""
 
     @field_validator("gradient_accumulation")
     @classmethod

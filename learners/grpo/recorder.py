@@ -25,11 +25,6 @@ class Recorder:
         self._progress = progress
         self._times: list[TimeFigures] = []
         self._rewards: list[float] = []
-        self._bound = ""
-
-    @property
-    def bound_by(self) -> str:
-        return bound_by(self._times[-WINDOW:]) if self._times else ""
 
     def on_step(
         self,
@@ -138,4 +133,4 @@ class Recorder:
 
     def _say_bound(self, step: int) -> None:
         if step % WINDOW == 0:
-            self._run.job.events.write("bound", self.bound_by, step=step)
+            self._run.job.events.write("bound", bound_by(self._times[-WINDOW:]), step=step)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+from learners.grpo.advantage import is_flat
 from rollout.types import Group
 
 BUSY_FRACTION = 0.1
@@ -63,14 +64,10 @@ def look_at(groups: Sequence[Group], learner_version: int) -> SampleFigures:
         truncated=fmean(trajectory.is_truncated for trajectory in trajectories),
         staleness_mean=fmean(staleness),
         staleness_max=max(staleness),
-        flat=sum(is_flat(group) for group in groups),
+        flat=sum(is_flat(group.scores) for group in groups),
         lost=sum(group.num_lost for group in groups),
         num_samples=len(trajectories),
     )
-
-
-def is_flat(group: Group) -> bool:
-    return len({score.total for score in group.scores}) <= 1
 
 
 def bound_by(times: Sequence[TimeFigures]) -> str:

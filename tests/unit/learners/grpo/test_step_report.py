@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.types import VersionName
-from learners.grpo.report import TimeFigures, bound_by, is_flat, look_at
+from learners.grpo.report import TimeFigures, bound_by, look_at
 from rollout.types import FinishReason, Group, Prompt, Score, Trajectory, Turn
 
 PROMPT = Prompt("1", ())
@@ -27,11 +27,6 @@ def test_figures_are_of_trajectories_not_of_groups() -> None:
     assert figures.parts == {"exact_match": 0.25}
     assert (figures.staleness_mean, figures.staleness_max) == (1.5, 2)
     assert (figures.flat, figures.lost, figures.num_samples) == (2, 2, 4)
-
-
-def test_a_group_is_flat_only_if_all_are_rewarded_alike() -> None:
-    assert is_flat(group(1, 0.5, 0.5))
-    assert not is_flat(group(1, 0.5, 0.25))
 
 
 def test_what_was_cut_off_is_counted() -> None:
