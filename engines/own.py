@@ -43,5 +43,11 @@ class OwnReplica(MadeReplica):
         except (TimeoutError, ray.exceptions.RayError) as error:
             _log.warning("%s did not stop by itself (%s); its actor's end ends its engine too", self.name, error)
         ray.kill(actor)
-        await asyncio.to_thread(unplace, self._actor_name)
+        await self._unplace()
         await asyncio.to_thread(shutil.rmtree, self._copies_dir, ignore_errors=True)
+
+    async def _unplace(self) -> None:
+        try:
+            await asyncio.wait_for(asyncio.to_thread(unplace, self._actor_name), STOP_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("Ray did not take back the GPUs of %s; they are free when the job's driver ends", self.name)

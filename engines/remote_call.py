@@ -39,8 +39,14 @@ class ActorReplica(ABC):
 
         if self._actor is None:
             await self.revive()  # connects; only then there is an object store
-        # A large adapter takes longer to serialize than the event loop may be kept from its streams.
-        await self._call("copy", await asyncio.to_thread(ray.put, parcel))
+        try:
+            # A large adapter takes longer to serialize than the event loop may be kept from its streams.
+            reference = await asyncio.wait_for(asyncio.to_thread(ray.put, parcel), CALL_TIMEOUT_S)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"Ray's object store did not take {parcel.version} within {CALL_TIMEOUT_S:.0f} s"
+            ) from None
+        await self._call("copy", reference)
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         loaded: LoadedAdapter = await self._call("load", owner, version, ttl_s)

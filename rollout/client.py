@@ -35,8 +35,9 @@ class EngineClient:
     async def ask(self, target: Target, question: Question) -> tuple[Turn, ...]:
         """Up to `question.num_samples` answers. Cancelled, it closes the connection, which aborts the engine's work.
 
-        Raises `BadRequest` (the request, by its prompt's id), `Unavailable` (the replica went away, failed, or lacks
-        the version: ask another), `EngineFault` (an answer that cannot be used) or `DeadlineExceeded`.
+        Raises `BadRequest` (the request, by its prompt's id), `Unavailable` (the replica went away, is busy, or lacks
+        the version: ask another), `EngineFault` (it failed on this request, or its answer cannot be used) or
+        `DeadlineExceeded`.
         """
         body = await asyncio.to_thread(to_body, question)
         status, raw = await self._post(target, body, question)
@@ -89,8 +90,9 @@ def _refusal(status: int, raw: bytes, target: Target, question: Question) -> Tan
         return Unavailable(f"{target.name} does not hold {question.version} now; ask another replica", detail=said)
     if status == 401:
         return Unavailable(f"{target.name} does not know its token: it was started again since", detail=said)
-    if status == 429 or status >= 500:
+    if status == 429 or status > 500:
         return Unavailable(f"{target.name} failed on prompt {question.prompt_id} ({status})", detail=said)
+    # 500 too: it lives, and failed on this request. One that is dying is not there when it is asked again.
     return EngineFault(f"{target.name} answered {status} to prompt {question.prompt_id}", detail=said)
 
 

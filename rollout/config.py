@@ -47,7 +47,7 @@ class RolloutConfig(Section):
     max_running: int = Field(16, ge=1, le=4096)
     """Groups being sampled at once, over all workers. As a guest: the most; the cap adapts below it."""
     users_factor: float = Field(1.15, gt=1.0)
-    """As a guest: how much slower than without training users' first tokens may come (p95)."""
+    """As a guest: how much slower than without training users' first tokens, and those after, may come (p95)."""
     temperature: float = Field(1.0, gt=0, le=2)
     """Of sampling; the learner's log-probabilities are of the same temperature."""
     max_new_tokens: int = Field(16, ge=1)
@@ -62,6 +62,8 @@ class RolloutConfig(Section):
     """One request to an engine."""
     group_timeout_s: float = Field(180.0, gt=0)
     """A whole group with its retries and rewards; afterwards its prompt is sampled again, from another place."""
+    environment_timeout_s: float = Field(30.0, gt=0)
+    """One reply of the environment."""
     reward_timeout_s: float = Field(30.0, gt=0)
     """All rewards of one trajectory."""
     max_retries: int = Field(2, ge=0, le=16)
@@ -69,7 +71,8 @@ class RolloutConfig(Section):
     min_group: int = Field(2, ge=2)
     """A group that lost members is used if so many are left; else its prompt is sampled again."""
     max_attempts: int = Field(3, ge=1)
-    """How often a prompt is sampled before it is given up, which is counted and said."""
+    """How often a prompt may fail by itself (refused, not to be scored) before it is given up, which is counted and
+    said. What was away meanwhile (an engine, a worker, a judge) is not counted against it."""
 
     @model_validator(mode="after")
     def _one_place(self) -> RolloutConfig:

@@ -9,6 +9,7 @@ from rollout.worker import Worker
 
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
+MAX_DOUBLINGS = 16
 
 
 @dataclass(slots=True)
@@ -49,4 +50,4 @@ class Crew:
             return
         place.num_failures += 1
         place.failed_at_s = now_s
-        place.ready_at_s = now_s + min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (place.num_failures - 1))
+        place.ready_at_s = now_s + min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(place.num_failures - 1, MAX_DOUBLINGS))

@@ -219,14 +219,12 @@ class Flow:
 
     async def _sample(self, running: _Running) -> None:
         try:
-            group = await self._ask(running)
+            self._judge(running, await self._ask(running))
         except (Unavailable, DeadlineExceeded) as error:
             self._crew.failed(running.place, running.started_s, time.monotonic())
-            self._retry(running, "failed", str(error))
+            self._retry(running, "failed", str(error), is_rows_fault=False)
         except Exception as error:
             self._fail(error)
-        else:
-            self._judge(running, group)
 
     async def _ask(self, running: _Running) -> Group:
         timeout_s = self._config.group_timeout_s + SAMPLE_MARGIN_S
@@ -241,15 +239,19 @@ class Flow:
 
     def _judge(self, running: _Running, group: Group) -> None:
         self._counts["lost_samples"] += group.num_lost
-        if group.trajectories:
+        if group.trajectories and group.version == running.task.version:
             self._crew.succeeded(running.place)
         else:
             self._crew.failed(running.place, running.started_s, time.monotonic())
         if group.version != running.task.version:
-            self._retry(running, "other_version", f"{group.version} answered for {running.task.version}")
+            reason = f"{group.version} answered for {running.task.version}"
+            self._retry(running, "other_version", reason, is_rows_fault=False)
         elif len(group.scores) < self._config.min_group:
             reason = group.losses[0] if group.losses else "no reason was given"
-            self._retry(running, "thin", f"{len(group.scores)} of {running.task.num_samples} samples came: {reason}")
+            reason = f"{len(group.scores)} of {running.task.num_samples} samples came: {reason}"
+            # Whether there were enough, had nothing been away.
+            is_rows_fault = len(group.scores) + group.num_transient < self._config.min_group
+            self._retry(running, "thin", reason, is_rows_fault=is_rows_fault)
         elif not self._staleness.is_fresh(group.version.number):
             running.is_stale = True
         else:
@@ -263,11 +265,11 @@ class Flow:
         self._failures.pop(running.position, None)
         self._buffer.append(Buffered(running.position, group))
 
-    def _retry(self, running: _Running, kind: str, reason: str) -> None:
-        """Gives the prompt back, or up after `max_attempts`."""
+    def _retry(self, running: _Running, kind: str, reason: str, *, is_rows_fault: bool) -> None:
+        """Gives the prompt back, or up after `max_attempts` that failed by its own fault."""
         self._leave(running)
         position, name = running.position, running.task.prompt.id
-        self._failures[position] += 1
+        self._failures[position] += is_rows_fault
         if self._failures[position] < self._config.max_attempts:
             self._queue.give_back(position)
             self._drop(kind, f"prompt {name}: {kind}: {reason}")

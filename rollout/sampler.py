@@ -13,17 +13,17 @@ from rollout.environments import Environment
 from rollout.environments.single_turn import SingleTurn
 from rollout.loads import Loads
 from rollout.sampling import Lost, Manner, Member, Sampling, blame
-from rollout.types import Task, Trajectory
+from rollout.types import Loss, Task, Trajectory
 
 RETRY_DELAY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What was had of a task. `losses` has one line for each sample that was not."""
+    """What was had of a task. `losses` has one for each sample that was not."""
 
     trajectories: tuple[Trajectory, ...]
-    losses: tuple[str, ...]
+    losses: tuple[Loss, ...]
     by_replica: Mapping[str, int]
 
 
@@ -52,7 +52,7 @@ class Sampler:
         except Exception as error:  # an environment may be anybody's code
             return _nothing(task, blame(error))
         if not task.targets:
-            return _nothing(task, f"there is no replica to ask for prompt {task.prompt.id}")
+            return _nothing(task, Loss(f"there is no replica to ask for prompt {task.prompt.id}", is_transient=True))
         manner = self._manner(greedy)
         sampling = Sampling(task, opening, manner, self._client, self._environment, self._loads)
         members = [Member(number) for number in range(task.num_samples)]
@@ -60,7 +60,7 @@ class Sampler:
             try:
                 await sampling.open_together(members)
             except Lost as lost:
-                return _nothing(task, str(lost))
+                return _nothing(task, lost.loss)
         async with asyncio.TaskGroup() as group:
             ends = [group.create_task(_end(sampling, member)) for member in members]
         return _collect(members, [end.result() for end in ends])
@@ -71,28 +71,29 @@ class Sampler:
             temperature=0.0 if greedy else config.temperature,
             max_new_tokens=config.max_new_tokens,
             max_turns=self._max_turns,
+            reply_timeout_s=config.environment_timeout_s,
             max_retries=config.max_retries,
             retry_delay_s=self._retry_delay_s,
         )
 
 
-async def _end(sampling: Sampling, member: Member) -> Trajectory | str:
+async def _end(sampling: Sampling, member: Member) -> Trajectory | Loss:
     try:
         return await sampling.finish(member)
     except Lost as lost:
-        return str(lost)
+        return lost.loss
 
 
-def _collect(members: Sequence[Member], ends: Sequence[Trajectory | str]) -> Sampled:
+def _collect(members: Sequence[Member], ends: Sequence[Trajectory | Loss]) -> Sampled:
     by_replica = Counter(
         member.replica for member, end in zip(members, ends, strict=True) if isinstance(end, Trajectory)
     )
     return Sampled(
         trajectories=tuple(end for end in ends if isinstance(end, Trajectory)),
-        losses=tuple(end for end in ends if isinstance(end, str)),
+        losses=tuple(end for end in ends if isinstance(end, Loss)),
         by_replica=dict(by_replica),
     )
 
 
-def _nothing(task: Task, reason: str) -> Sampled:
-    return Sampled((), (reason,) * task.num_samples, {})
+def _nothing(task: Task, loss: Loss) -> Sampled:
+    return Sampled((), (loss,) * task.num_samples, {})

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engines.errors import BadRequest, DeadlineExceeded, EngineFault, TandemError, Unavailable
 from rollout.chat import Question
@@ -14,19 +14,24 @@ from rollout.client import Client
 from rollout.environments import Environment
 from rollout.loads import Loads
 from rollout.messages import Message, Text
-from rollout.types import FinishReason, Target, Task, Trajectory, Turn
+from rollout.types import FinishReason, Loss, Target, Task, Trajectory, Turn
 
 _log = logging.getLogger(__name__)
 
 
 class Lost(Exception):
-    """A trajectory that cannot be had; the text says why."""
+    """A trajectory that cannot be had."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.reason)
+        self.loss = loss
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a task is sampled.
 
+    `reply_timeout_s`: of the environment, between two turns.
     `max_retries`: of one trajectory, over all its turns. A replica that just failed it is asked again only after
     `retry_delay_s`, which doubles up to `max_delay_s`.
     """
@@ -34,6 +39,7 @@ class Manner:
     temperature: float
     max_new_tokens: int
     max_turns: int
+    reply_timeout_s: float
     max_retries: int
     retry_delay_s: float
     max_delay_s: float = 2.0
@@ -41,21 +47,24 @@ class Manner:
 
 @dataclass(slots=True)
 class Member:
-    """One trajectory of a group: its number, its turns so far, who sampled the last one, where it failed and why."""
+    """One trajectory of a group: its number, its turns so far, who sampled the last one, where it failed and why.
+
+    `loss.is_transient` if any of its failures was.
+    """
 
     number: int
     replica: str = ""
     turns: list[Turn] = field(default_factory=list)
     failed_at: Counter[str] = field(default_factory=Counter)
-    reason: str = ""
+    loss: Loss = field(default_factory=lambda: Loss(""))
 
     def take(self, turn: Turn, replica: str) -> None:
         self.turns.append(turn)
         self.replica = replica
 
-    def fail(self, replica: str, reason: str) -> None:
+    def fail(self, replica: str, loss: Loss) -> None:
         self.failed_at[replica] += 1
-        self.reason = reason
+        self.loss = replace(loss, is_transient=loss.is_transient or self.loss.is_transient)
 
 
 class Sampling:
@@ -83,14 +92,14 @@ class Sampling:
         Raises `Lost` if the prompt is refused: for all of them.
         """
         target = self._loads.choose(self._task.targets, {})
-        reason = self._broken_off(target)
+        loss = self._broken_off(target)
         try:
             turns = await self._ask(target, members[0], self._opening, len(members))
         except _Failed as failed:
-            turns, reason = (), str(failed)
+            turns, loss = (), failed.loss
         for member, turn in itertools.zip_longest(members, turns):
             if turn is None or turn.finish is FinishReason.ABORT:
-                member.fail(target.name, reason)
+                member.fail(target.name, loss)
             else:
                 member.take(turn, target.name)
 
@@ -118,13 +127,13 @@ class Sampling:
             try:
                 turns = await self._ask(target, member, messages, 1, delay_s)
             except _Failed as failed:
-                member.fail(target.name, str(failed))
+                member.fail(target.name, failed.loss)
                 continue
             if turns[0].finish is not FinishReason.ABORT:
                 member.take(turns[0], target.name)
                 return
             member.fail(target.name, self._broken_off(target))
-        raise Lost(member.reason)
+        raise Lost(member.loss)
 
     async def _ask(
         self, target: Target, member: Member, messages: tuple[Message, ...], num_samples: int, delay_s: float = 0.0
@@ -142,19 +151,24 @@ class Sampling:
                 await asyncio.sleep(delay_s)
                 return await self._client.ask(target, question)
         except BadRequest as error:  # it would be refused elsewhere too
-            raise Lost(error.message) from error
+            raise Lost(Loss(error.message)) from error
         except (Unavailable, DeadlineExceeded, EngineFault) as error:
             _log.warning("%s: %s", error.message, error.detail or "(no more was said)")
-            raise _Failed(error.message) from error
+            raise _Failed(Loss(error.message, error.retryable)) from error
 
     async def _reply(self, messages: tuple[Message, ...], turn_number: int) -> tuple[Message, ...] | None:
+        timeout_s = self._manner.reply_timeout_s
+        deadline = asyncio.timeout(timeout_s)
         try:
-            return await self._environment.reply(self._task.prompt, messages, turn_number)
+            async with deadline:
+                return await self._environment.reply(self._task.prompt, messages, turn_number)
         except Exception as error:  # an environment may be anybody's code
+            if deadline.expired():
+                raise Lost(Loss(f"the environment did not reply within {timeout_s:g} s")) from error
             raise Lost(blame(error)) from error
 
-    def _broken_off(self, target: Target) -> str:
-        return f"{target.name} broke off its answer to prompt {self._task.prompt.id}"
+    def _broken_off(self, target: Target) -> Loss:
+        return Loss(f"{target.name} broke off its answer to prompt {self._task.prompt.id}", is_transient=True)
 
     def _delay_s(self, num_failed: int) -> float:
         if num_failed == 0:
@@ -165,8 +179,13 @@ class Sampling:
 class _Failed(Exception):
     """One request that failed, and may not fail elsewhere."""
 
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.reason)
+        self.loss = loss
 
-def blame(error: Exception) -> str:
-    """The line of a loss that an environment is to blame for."""
-    said = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-    return f"the environment failed: {said}"
+
+def blame(error: Exception) -> Loss:
+    """The loss that an environment is to blame for: a transient one if that says so itself."""
+    if isinstance(error, TandemError):
+        return Loss(f"the environment failed: {error.message}", error.retryable)
+    return Loss(f"the environment failed: {type(error).__name__}: {error}")

@@ -86,6 +86,14 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a sample is not there. `is_transient`: what it needed was away for a while; else its row is the cause."""
+
+    reason: str
+    is_transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """An engine replica to sample from: its name (`engine/N`) and where it answers."""
 
@@ -108,7 +116,8 @@ class Group:
     """Trajectories of one prompt by one version, each with its score.
 
     `num_lost` of the samples asked for are not here: the engine did not answer, or a reward could not be had; `losses`
-    says why, one line each. `by_replica`: how many trajectories each replica sampled.
+    says why, one line each. Of `num_transient` of them the row is not the cause: an engine or a judge was away.
+    `by_replica`: how many trajectories each replica sampled.
     """
 
     prompt: Prompt
@@ -119,3 +128,4 @@ class Group:
     losses: tuple[str, ...] = ()
     seconds: float = 0.0
     by_replica: Mapping[str, int] = field(default_factory=dict)
+    num_transient: int = 0

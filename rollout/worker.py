@@ -13,7 +13,7 @@ from rollout.config import RewardConfig, RolloutConfig
 from rollout.environments import load_environment
 from rollout.rewards import Scorer, check_rewards
 from rollout.sampler import Sampled, Sampler
-from rollout.types import Group, Score, Task, Trajectory
+from rollout.types import Group, Loss, Score, Task, Trajectory
 
 CALL_MARGIN_S = 10.0
 """What a call to an actor may take over the time that the actor itself keeps to."""
@@ -51,7 +51,7 @@ class RolloutWorker:
     async def sample(self, task: Task) -> Group:
         """All members that could be had, those lost with their reasons; whether they are enough is the caller's.
 
-        Raises `DeadlineExceeded` after `group_timeout_s`; what was sampled until then is aborted.
+        Raises `DeadlineExceeded` if sampling takes `group_timeout_s`; what was sampled until then is aborted.
         """
         return await self._work(task, greedy=False)
 
@@ -64,32 +64,44 @@ class RolloutWorker:
         await self._scorer.close()
 
     async def _work(self, task: Task, greedy: bool) -> Group:
-        started = time.monotonic()
+        began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout_s):
                 sampled = await self._sampler.sample(task, greedy)
-                scores = await self._score(task, sampled.trajectories)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"prompt {task.prompt.id} was not sampled and scored within {self._timeout_s:g} s; raise "
+                f"prompt {task.prompt.id} was not sampled within {self._timeout_s:g} s; raise "
                 "rollout.group_timeout_s if groups may take longer"
             ) from None
-        return _group(task, sampled, scores, time.monotonic() - started)
+        scores = await self._score(task, sampled.trajectories, time.monotonic() - began_s)
+        return _group(task, sampled, scores, time.monotonic() - began_s)
 
-    async def _score(self, task: Task, trajectories: tuple[Trajectory, ...]) -> tuple[Score | str, ...]:
-        return await self._scorer.score(task.prompt, trajectories) if trajectories else ()
+    async def _score(
+        self, task: Task, trajectories: tuple[Trajectory, ...], sampling_s: float
+    ) -> tuple[Score | Loss, ...]:
+        """In the time that is left. Of what is not scored in it the row is the cause, unless sampling took longer."""
+        if not trajectories:
+            return ()
+        left_s = self._timeout_s - sampling_s
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._scorer.score(task.prompt, trajectories)
+        except TimeoutError:
+            reason = f"prompt {task.prompt.id} was not scored within {left_s:.1f} s of {self._timeout_s:g} s"
+            return (Loss(reason, is_transient=sampling_s > left_s),) * len(trajectories)
 
 
-def _group(task: Task, sampled: Sampled, scores: tuple[Score | str, ...], seconds: float) -> Group:
+def _group(task: Task, sampled: Sampled, scores: tuple[Score | Loss, ...], seconds: float) -> Group:
     pairs = tuple(zip(sampled.trajectories, scores, strict=True))
-    losses = (*sampled.losses, *(score for score in scores if isinstance(score, str)))
+    losses = (*sampled.losses, *(score for score in scores if isinstance(score, Loss)))
     return Group(
         prompt=task.prompt,
         version=task.version,
         trajectories=tuple(trajectory for trajectory, score in pairs if isinstance(score, Score)),
         scores=tuple(score for score in scores if isinstance(score, Score)),
         num_lost=len(losses),
-        losses=losses,
+        num_transient=sum(loss.is_transient for loss in losses),
+        losses=tuple(loss.reason for loss in losses),
         seconds=seconds,
         by_replica=sampled.by_replica,
     )

@@ -70,6 +70,6 @@ class Checkpoints:
     def _judge(self, step: int, rollouts: Rollouts, recorder: Recorder) -> float:
         if not self._eval_rows:
             return recorder.take_mean_reward()
-        evaluation = rollouts.evaluate(self._eval_rows)
+        evaluation = rollouts.evaluate(step, self._eval_rows)
         recorder.on_evaluation(step, evaluation)
         return evaluation.reward

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from engines.errors import TandemError, Unavailable
 from engines.types import VersionName
-from rollout.types import Group, Prompt, Target, Task
+from rollout.types import Group, Prompt, Score, Target, Task
 from rollout.worker import Worker
 
 CONCURRENCY = 16
@@ -25,25 +25,48 @@ class Evaluation:
     num_asked: int
 
 
-async def evaluate(
-    workers: Sequence[Worker], prompts: Sequence[Prompt], version: VersionName, targets: tuple[Target, ...]
-) -> Evaluation:
-    """Raises `Unavailable` if not one row could be scored."""
-    places = asyncio.Semaphore(CONCURRENCY)
+class Examination:
+    """One evaluation: the rows to ask, and the scores so far."""
 
-    async def ask(number: int, prompt: Prompt) -> Group | TandemError:
-        task = Task(prompt, version, targets, num_samples=1)
-        async with places:
-            try:
-                return await workers[number % len(workers)].evaluate(task)
-            except TandemError as error:
-                return error
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self._num_asked = len(prompts)
+        self._scores: list[Score] = []
+        self.left = tuple(prompts)
+        """Not asked yet, or lost while something was away."""
+        self.reason = ""
+        """Of the last loss."""
 
-    answers = await asyncio.gather(*(ask(number, prompt) for number, prompt in enumerate(prompts)))
-    scores = [score for group in answers if isinstance(group, Group) for score in group.scores]
-    if not scores:
-        reasons = [str(answer) for answer in answers if isinstance(answer, TandemError)]
-        raise Unavailable(f"no row of eval_data could be scored: {reasons[0] if reasons else 'the rewards failed'}")
-    names = list(dict.fromkeys(name for score in scores for name in score.parts))
-    parts = {name: fmean(score.parts[name] for score in scores if name in score.parts) for name in names}
-    return Evaluation(fmean(score.total for score in scores), parts, len(scores), len(prompts))
+    async def ask(self, workers: Sequence[Worker], version: VersionName, targets: tuple[Target, ...]) -> None:
+        """Asks what is left, once."""
+        places = asyncio.Semaphore(CONCURRENCY)
+
+        async def one(number: int, prompt: Prompt) -> bool:
+            async with places:
+                return await self._ask_one(workers[number % len(workers)], Task(prompt, version, targets, 1))
+
+        are_done = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(self.left)))
+        self.left = tuple(prompt for prompt, is_done in zip(self.left, are_done, strict=True) if not is_done)
+
+    def result(self) -> Evaluation:
+        """Raises `Unavailable` if not one row could be scored."""
+        scores = self._scores
+        if not scores:
+            raise Unavailable(f"no row of eval_data could be scored; the last: {self.reason}")
+        names = list(dict.fromkeys(name for score in scores for name in score.parts))
+        parts = {name: fmean(score.parts[name] for score in scores if name in score.parts) for name in names}
+        return Evaluation(fmean(score.total for score in scores), parts, len(scores), self._num_asked)
+
+    async def _ask_one(self, worker: Worker, task: Task) -> bool:
+        """Whether the row need not be asked again."""
+        try:
+            await worker.revive()
+            group = await worker.evaluate(task)
+        except TandemError as error:
+            self.reason = error.message
+            return not error.retryable
+        self._take(group)
+        return not group.num_transient
+
+    def _take(self, group: Group) -> None:
+        self._scores += group.scores
+        self.reason = group.losses[-1] if group.losses else self.reason

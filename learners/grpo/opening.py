@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
 
 from engines.adapter.base import BaseModel
+from engines.errors import DeadlineExceeded
 from engines.own import OwnReplica
 from engines.replica import Replica
 from learners.config import GrpoConfig
 from learners.grpo.background import Background
 from learners.grpo.delivery import Delivery
 from learners.grpo.guest import keep_manners
+from learners.grpo.ray_watch import RayWatch
 from learners.grpo.recorder import Recorder
 from learners.grpo.replicas import check_slots, close_replicas, connect, keep_alive, open_replicas
 from learners.grpo.rollouts import Rollouts
@@ -42,15 +46,21 @@ def opened_rollouts(
     first_step: int,
     restored: PumpSnapshot | None,
 ) -> Iterator[Rollouts]:
-    """Raises what keeps a run from starting: no Ray, no such engine, too few slots."""
+    """Raises what keeps a run from starting: no Ray, no such engine, too few slots.
+
+    What ends anything that goes on beside the run ends the run where it waits; so does the end of Ray.
+    """
     config = run.config
-    connect(config.rollout.ray_address)
+    watch = RayWatch(connect(config.rollout.ray_address))
     with ExitStack() as stack:
         background = stack.enter_context(Background("delivery"))
-        replicas = _opened_replicas(stack, run, background)
-        background.run(check_slots(replicas, config.max_staleness + SLOTS_BESIDES_STALENESS), CHECK_TIMEOUT_S)
+        background.keep(watch.watch())
+        at_end = _AtEnd(stack, background, watch)
+        replicas = _opened_replicas(run, background, at_end)
+        num_needed = config.max_staleness + SLOTS_BESIDES_STALENESS
+        background.run(check_slots(replicas, config.name, num_needed), CHECK_TIMEOUT_S)
         workers = start_workers(config.rollout, config.rewards)
-        stack.callback(lambda: background.run(_close_workers(workers), CLOSE_TIMEOUT_S))
+        at_end.close(lambda: _close_workers(workers))
         plan = Plan(
             prompts=prompts,
             order=schedule.order,
@@ -61,7 +71,7 @@ def opened_rollouts(
         )
         pump = Pump(workers, plan, config.rollout, restored)
         pump.start()
-        stack.callback(pump.stop)
+        at_end.stop(pump)
         delivery = Delivery(
             replicas,
             owner=config.name,
@@ -70,20 +80,47 @@ def opened_rollouts(
             in_use=pump.in_use,
             use=pump.use,
         )
-        stack.callback(lambda: background.run(delivery.close(), CLOSE_TIMEOUT_S))
-        helpers = [background.start(_tend(delivery))]
-        helpers += [background.start(keep_alive(one)) for one in replicas if isinstance(one, OwnReplica)]
-        if config.rollout.is_guest:
-            cap = AdaptiveCap(config.rollout.max_running, config.rollout.users_factor)
-            helpers.append(background.start(keep_manners(replicas, cap, pump.set_cap)))
-        yield Rollouts(config, pump, delivery, workers, background, recorder, helpers)
+        at_end.close(delivery.close)
+        _keep_beside(background, config.rollout, replicas, delivery, pump)
+        yield Rollouts(config, pump, delivery, workers, background, recorder)
 
 
-def _opened_replicas(stack: ExitStack, run: Run[GrpoConfig], background: Background) -> tuple[Replica, ...]:
+@dataclass(frozen=True, slots=True)
+class _AtEnd:
+    """What is closed when the run ends. Once Ray is gone there is nobody to ask, and what was made ends with it."""
+
+    stack: ExitStack
+    background: Background
+    watch: RayWatch
+
+    def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.stack.callback(lambda: None if self.watch.is_gone else self.background.finish(work(), CLOSE_TIMEOUT_S))
+
+    def stop(self, pump: Pump) -> None:
+        self.stack.callback(lambda: self._stop(pump))
+
+    def _stop(self, pump: Pump) -> None:
+        with suppress(DeadlineExceeded) if self.watch.is_gone else nullcontext():
+            pump.stop()
+
+
+def _keep_beside(
+    background: Background, config: RolloutConfig, replicas: Sequence[Replica], delivery: Delivery, pump: Pump
+) -> None:
+    background.keep(_tend(delivery))
+    for replica in replicas:
+        if isinstance(replica, OwnReplica):
+            background.keep(keep_alive(replica))
+    if config.is_guest:
+        cap = AdaptiveCap(config.max_running, config.users_factor)
+        background.keep(keep_manners(replicas, cap, pump.set_cap, delivery.begun))
+
+
+def _opened_replicas(run: Run[GrpoConfig], background: Background, at_end: _AtEnd) -> tuple[Replica, ...]:
     config = run.config.rollout
     opening = open_replicas(config, run.config.name, run.job.path / "logs")
     replicas = background.run(opening, _start_timeout_s(config))
-    stack.callback(lambda: background.run(close_replicas(replicas), CLOSE_TIMEOUT_S))
+    at_end.close(lambda: close_replicas(replicas))
     return replicas
 
 

@@ -96,6 +96,15 @@ class Recorder:
             **asdict(evaluation),
         )
 
+    def on_evaluation_interrupted(self, step: int, num_left: int, reason: str) -> None:
+        self._run.job.events.write(
+            "evaluation_interrupted",
+            f"step {step}: {num_left} rows of eval_data are asked again: {reason}",
+            level="warning",
+            step=step,
+            num_left=num_left,
+        )
+
     def on_dropped(self, step: int, dropped: Sequence[str]) -> None:
         """What came to nothing before the step; none, nothing is said."""
         if dropped:

@@ -7,26 +7,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from engines.actor import ReplicaStatus
 from engines.actor_name import NAMESPACE
 from engines.attached import find_replicas
-from engines.errors import BadRequest, EngineDown, TandemError, Unavailable
+from engines.errors import BadRequest, EngineDown, NoSlot, TandemError, Unavailable
+from engines.ledger import SERVING
 from engines.own import OwnReplica
+from engines.ray_head import RayPeer, find_head, find_node
 from engines.replica import Replica
-from engines.types import EngineState
+from engines.types import EngineState, VersionName
 from rollout.config import RolloutConfig
 
 LOOK_EVERY_S = 2.0
 _MAY_START = frozenset({EngineState.NEW, EngineState.STOPPED, EngineState.FAILED})
 
 
-def connect(address: str) -> None:
-    """To the Ray that the job runs on. Raises `Unavailable`."""
+def connect(address: str) -> tuple[RayPeer, ...]:
+    """To the Ray that the job runs on: what of it the job cannot do without. Raises `Unavailable`."""
     import ray
 
-    if ray.is_initialized():
-        return
     try:
-        ray.init(address=address or None, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+        if not ray.is_initialized():
+            ray.init(address=address or None, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+        return find_head(), find_node()
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise Unavailable(
             f"no Ray cluster answers at '{address}': start one with `tandem serve` or `ray start --head`, or set "
@@ -64,10 +67,11 @@ async def close_replicas(replicas: Sequence[Replica]) -> None:
     await asyncio.gather(*(replica.stop() for replica in replicas if isinstance(replica, OwnReplica)))
 
 
-async def check_slots(replicas: Sequence[Replica], num_needed: int) -> None:
-    """Before anything starts: whether each replica that answers could hold that many versions of a job.
+async def check_slots(replicas: Sequence[Replica], job: str, num_needed: int) -> None:
+    """Before anything starts: whether each replica that answers can hold that many versions of the job.
 
-    Raises `BadRequest` naming the setting to raise, `Unavailable` if no replica answers.
+    Raises `BadRequest` naming the setting to raise, `NoSlot` naming who holds what is missing, `Unavailable` if no
+    replica answers.
     """
     statuses = await asyncio.gather(*(replica.status() for replica in replicas), return_exceptions=True)
     known = [
@@ -85,3 +89,16 @@ async def check_slots(replicas: Sequence[Replica], num_needed: int) -> None:
                 "(and max_loras by as much)",
                 param="max_staleness",
             )
+        others = _held_by_others(status, job)
+        if status.num_rollout_slots - len(others) < num_needed:
+            raise NoSlot(
+                f"the job needs {num_needed} adapter slots for rollouts on {replica.name}, and of its "
+                f"{status.num_rollout_slots} {len(others)} are taken by {', '.join(sorted({*others.values()}))}: wait "
+                "for the end of that, or raise the engine's reserved_for_rollout (and max_loras by as much)"
+            )
+
+
+def _held_by_others(status: ReplicaStatus, job: str) -> dict[VersionName, str]:
+    """Versions that take slots of rollouts, each with the other job that leases it."""
+    leases = (lease for lease in status.leases if lease.owner not in (SERVING, job) and not lease.is_guest)
+    return {lease.version: lease.owner for lease in leases}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import time
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from engines.errors import DeadlineExceeded
 from engines.types import VersionName
 from learners.cancel import CancelRequest
 from learners.config import GrpoConfig
-from learners.grpo.background import Background, wait_for
+from learners.grpo.background import Background
 from learners.grpo.delivery import Delivered, Delivery, Push
-from learners.grpo.evaluation import Evaluation, evaluate
+from learners.grpo.evaluation import Evaluation, Examination
 from learners.grpo.recorder import Recorder
 from rollout.pump import Pump, PumpSnapshot
 from rollout.types import Group, Prompt
@@ -22,6 +23,7 @@ from rollout.worker import Worker
 DELIVERY_TIMEOUT_S = 120.0
 MARGIN_S = 30.0
 LOOK_EVERY_S = 1.0
+ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,14 @@ class Rollouts:
         workers: Sequence[Worker],
         background: Background,
         recorder: Recorder,
-        helpers: Sequence[concurrent.futures.Future[None]] = (),
     ) -> None:
-        """`helpers` go on beside the loop, for ever: what ends one of them ends the run."""
+        """What `background` keeps goes on beside the loop, for ever: what ends it ends the run."""
         self._config = config
         self._pump = pump
         self._delivery = delivery
         self._workers = workers
         self._background = background
         self._recorder = recorder
-        self._helpers = helpers
         self._sending: concurrent.futures.Future[Delivered] | None = None
         self._newest: VersionName | None = None
         self._idle_s = 0.0
@@ -74,7 +74,7 @@ class Rollouts:
         began_s = time.monotonic()
         deadline_s = began_s + rollout.max_attempts * (rollout.group_timeout_s + MARGIN_S)
         while not request.is_requested:
-            self._check_helpers()
+            self._background.check()
             try:
                 taken = self._pump.take(self._config.prompts_per_step, LOOK_EVERY_S)
             except DeadlineExceeded as error:
@@ -100,17 +100,26 @@ class Rollouts:
         if self._sending is None:
             return 0.0
         sending, self._sending = self._sending, None
-        delivered = wait_for(sending, DELIVERY_TIMEOUT_S + MARGIN_S)
+        delivered = self._background.wait(sending, DELIVERY_TIMEOUT_S + MARGIN_S)
         self._newest = delivered.version
         self._recorder.on_push(delivered)
         return delivered.seconds
 
-    def evaluate(self, rows: Sequence[Prompt]) -> Evaluation:
-        """Greedy answers of the newest version. Raises `Unavailable` if not one row could be scored."""
-        assert self._newest is not None  # noqa: S101  a version is delivered before the first step
-        asking = evaluate(self._workers, rows, self._newest, self._delivery.targets(self._newest))
-        timeout_s = self._config.rollout.group_timeout_s * (1 + len(rows) // self._config.rollout.max_running)
-        return self._background.run(asking, timeout_s)
+    def evaluate(self, step: int, rows: Sequence[Prompt]) -> Evaluation:
+        """Greedy answers of the newest version; what was away meanwhile is waited for, until a deadline.
+
+        Raises `Unavailable` if not one row could be scored.
+        """
+        rollout = self._config.rollout
+        deadline_s = time.monotonic() + rollout.group_timeout_s * (1 + len(rows) // rollout.max_running)
+        examination = Examination(rows)
+        self._ask(examination, deadline_s)
+        if examination.left:
+            self._recorder.on_evaluation_interrupted(step, len(examination.left), examination.reason)
+        while examination.left and time.monotonic() + ASK_AGAIN_S < deadline_s:
+            self._background.run(asyncio.sleep(ASK_AGAIN_S), MARGIN_S)
+            self._ask(examination, deadline_s)
+        return examination.result()
 
     def snapshot(self) -> PumpSnapshot:
         return self._pump.snapshot()
@@ -121,11 +130,10 @@ class Rollouts:
         since_s, self._idle_s = idle_s - self._idle_s, idle_s
         return since_s
 
-    def _check_helpers(self) -> None:
-        """What goes on beside the loop never ends, unless something is wrong."""
-        for helper in self._helpers:
-            if helper.done():
-                helper.result()
+    def _ask(self, examination: Examination, deadline_s: float) -> None:
+        assert self._newest is not None  # noqa: S101  a version is delivered before the first step
+        asking = examination.ask(self._workers, self._newest, self._delivery.targets(self._newest))
+        self._background.run(asking, max(0.0, deadline_s - time.monotonic()))
 
     def _send(self, push: Push) -> None:
         self._sending = self._background.start(self._delivery.deliver(push, DELIVERY_TIMEOUT_S))

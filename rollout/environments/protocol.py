@@ -11,8 +11,9 @@ from rollout.types import Prompt
 class Environment(Protocol):
     """Opens a conversation and goes on with it. One serves all trajectories at once: it keeps nothing of any of them.
 
-    Only what the model samples carries loss; what an environment says, text or images, is context. One that raises
-    loses the trajectory at hand, with the reason.
+    Only what the model samples carries loss; what an environment says, text or images, is context. One that raises, or
+    does not reply within `rollout.environment_timeout_s`, loses the trajectory at hand, with the reason. `Unavailable`
+    and `DeadlineExceeded` say that what it needs is away: the row is not to blame.
     """
 
     def start(self, prompt: Prompt) -> tuple[Message, ...]:

@@ -45,10 +45,20 @@ MAX_REASON_CHARS = 500
 class Failed(Exception):
     """The function `key` gave no value."""
 
-    def __init__(self, key: str, reason: str) -> None:
+    def __init__(self, key: str, reason: str, *, is_transient: bool = False) -> None:
         super().__init__(reason)
         self.key = key
         self.reason = reason
+        self.is_transient = is_transient
+
+    @classmethod
+    def by(cls, key: str, error: BaseException) -> Failed:
+        if isinstance(error, TandemError):
+            return cls(key, error.message[:MAX_REASON_CHARS], is_transient=error.retryable)
+        return cls(key, f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS])
+
+    def to_reply(self, number: int) -> Valued:
+        return Valued(number, {}, self.key, self.reason, self.is_transient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +117,7 @@ class Worker:
         except Failed as failed:
             _drop(results)
             self._channel.write(Called(job.number))
-            self._channel.write(Valued(job.number, {}, failed.key, failed.reason))
+            self._channel.write(failed.to_reply(job.number))
             return
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -121,14 +131,14 @@ class Worker:
             try:
                 result = function(prompt, trajectory)
             except (Exception, SystemExit) as error:  # the boundary to functions that are not ours
-                raise Failed(config.key, _explain(error)) from error
+                raise Failed.by(config.key, error) from error
             results[config.key] = result if inspect.isawaitable(result) else _to_value(config.key, result)
 
     async def _finish(self, number: int, results: dict[str, Any]) -> None:
         settled = await asyncio.gather(*(self._settle(key, result) for key, result in results.items()))
         failed = next((value for value in settled if isinstance(value, Failed)), None)
         if failed is not None:
-            self._channel.write(Valued(number, {}, failed.key, failed.reason))
+            self._channel.write(failed.to_reply(number))
             return
         values = {key: value for key, value in zip(results, settled, strict=True) if isinstance(value, float)}
         self._channel.write(Valued(number, values))
@@ -143,8 +153,9 @@ class Worker:
         except Failed as failed:
             return failed
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # the boundary to functions that are not ours
-            late = f"did not end within {self._timeout_s:g} s"
-            return Failed(key, late if deadline.expired() else _explain(error))
+            if deadline.expired():
+                return Failed(key, f"did not end within {self._timeout_s:g} s")
+            return Failed.by(key, error)
 
 
 def _drop(results: dict[str, Any]) -> None:
@@ -163,11 +174,6 @@ def _to_value(key: str, result: Any) -> float:
     if not math.isfinite(value):
         raise Failed(key, f"returned {value}, which is no finite number")
     return value
-
-
-def _explain(error: BaseException) -> str:
-    text = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-    return text[:MAX_REASON_CHARS]
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from rollout.config import RewardConfig
 from rollout.rewards.combine import combine
 from rollout.rewards.process import Asked, ChildDied, RewardProcess
 from rollout.rewards.wire import Job, Valued
-from rollout.types import Prompt, Score, Trajectory
+from rollout.types import Loss, Prompt, Score, Trajectory
 
 MAX_TRIES = 2
 GRACE_S = 2.0
@@ -21,10 +21,11 @@ GRACE_S = 2.0
 class NoValue(Exception):
     """The function `key` ("": which one is not known) gave no value."""
 
-    def __init__(self, key: str, reason: str) -> None:
+    def __init__(self, key: str, reason: str, *, is_transient: bool = False) -> None:
         super().__init__(reason)
         self.key = key
         self.reason = reason
+        self.is_transient = is_transient
 
 
 class Scorer:
@@ -49,8 +50,8 @@ class Scorer:
         async with self._turn:
             await self._living_child()
 
-    async def score(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Score | str, ...]:
-        """For each trajectory its score, or the reason why it has none, which names the function and the row.
+    async def score(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Score | Loss, ...]:
+        """For each trajectory its score, or why it has none, which names the function and the row.
 
         Each is bounded by `timeout_s` from when its functions are called. Raises `Unavailable` once closed.
         """
@@ -68,7 +69,7 @@ class Scorer:
         async with self._turn:  # a process that was being started is ended by whoever started it
             pass
 
-    async def _score_one(self, prompt: Prompt, trajectory: Trajectory) -> Score | str:
+    async def _score_one(self, prompt: Prompt, trajectory: Trajectory) -> Score | Loss:
         for _ in range(MAX_TRIES):
             job = Job.of(next(self._numbers), prompt, trajectory)
             try:
@@ -76,10 +77,10 @@ class Scorer:
             except ChildDied:
                 continue
             except NoValue as problem:
-                return _explain(prompt, problem.key, problem.reason)
+                return _loss(prompt, problem.key, problem.reason, problem.is_transient)
             except TandemError as error:
-                return _explain(prompt, "", error.message)
-        return _explain(prompt, "", "the process that computes rewards ended before it answered")
+                return _loss(prompt, "", error.message, error.retryable)
+        return _loss(prompt, "", "the process that computes rewards ended before it answered")
 
     async def _try(self, job: Job) -> Score:
         """Raises `ChildDied` if the process ended and the job is not known to be the cause."""
@@ -92,7 +93,7 @@ class Scorer:
         finally:
             child.forget(job.number)
         if valued.failed:
-            raise NoValue(valued.failed, valued.reason)
+            raise NoValue(valued.failed, valued.reason, is_transient=valued.is_transient)
         return combine(self._rewards, valued.values)
 
     async def _wait_called(self, child: RewardProcess, asked: Asked) -> None:
@@ -137,6 +138,6 @@ class Scorer:
         return self._child
 
 
-def _explain(prompt: Prompt, key: str, reason: str) -> str:
+def _loss(prompt: Prompt, key: str, reason: str, is_transient: bool = False) -> Loss:
     which = f"reward '{key}'" if key else "rewards"
-    return f"{which} of row '{prompt.id}': {reason}"
+    return Loss(f"{which} of row '{prompt.id}': {reason}", is_transient)

@@ -102,12 +102,16 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Valued:
-    """The finite value of each function by its key; or, if `failed` names one, the reason why there is none."""
+    """The finite value of each function by its key; or, if `failed` names one, the reason why there is none.
+
+    `is_transient`: what that function needs was away.
+    """
 
     number: int
     values: Mapping[str, float]
     failed: str = ""
     reason: str = ""
+    is_transient: bool = False
     type: Literal["valued"] = "valued"
 
 

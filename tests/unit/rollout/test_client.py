@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Edit, type[TandemError], str]] = {
     "401": (status(401), Unavailable, "token"),
     "404": (status(404), Unavailable, r"does not hold grpo\.1\.step@3"),
     "429": (status(429), Unavailable, "429"),
-    "500": (status(500), Unavailable, "500"),
+    "500": (status(500), EngineFault, "500"),
     "503": (status(503), Unavailable, "503"),
     "418": (status(418), EngineFault, "418"),
     "reset": (said("reset"), EngineDown, "went away"),

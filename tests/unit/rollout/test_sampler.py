@@ -18,6 +18,7 @@ from scripted_engine import (
     without_choices,
 )
 
+from engines.errors import Unavailable
 from engines.types import Endpoint
 from rollout.client import EngineClient
 from rollout.config import RolloutConfig
@@ -78,9 +79,40 @@ async def test_what_nobody_answers_is_lost_with_the_reason_after_its_retries(cli
         sampled = await sampler(client, max_retries=2).sample(task(first.target, other.target, num_samples=2))
     assert sampled.trajectories == ()
     assert len(sampled.losses) == 2
-    assert all("row-7" in loss for loss in sampled.losses)
+    assert all("row-7" in loss.reason for loss in sampled.losses)
     assert first.bodies[0]["n"] == 2
     assert len(first.bodies) + len(other.bodies) == 1 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_transient"),
+    [
+        (status(400), False),
+        (status(500), False),
+        (with_logprob(None), False),
+        (status(404), True),
+        (status(401), True),
+        (status(429), True),
+        (status(503), True),
+        (said("reset"), True),
+        (said("hang"), True),
+        (with_choice(finish_reason="abort", token_ids=[], logprobs=None), True),
+    ],
+    ids=["400", "500", "NaN", "404", "401", "429", "503", "reset", "hang", "abort"],
+)
+async def test_what_is_away_is_told_from_what_the_row_is_the_cause_of(fault: Any, is_transient: bool) -> None:
+    hasty = EngineClient(timeout_s=0.2)
+    async with open_engine(always=fault) as engine:
+        sampled = await sampler(hasty, max_retries=1).sample(task(engine.target, num_samples=1))
+    await hasty.close()
+    assert [loss.is_transient for loss in sampled.losses] == [is_transient]
+
+
+async def test_one_failure_of_what_is_away_is_enough_to_clear_the_row(client: EngineClient) -> None:
+    async with open_engine("small/0", always=status(500)) as faulty:
+        for targets in ((NOBODY, faulty.target), (faulty.target, NOBODY)):
+            sampled = await sampler(client, max_retries=1).sample(task(*targets, num_samples=1))
+            assert [loss.is_transient for loss in sampled.losses] == [True]
 
 
 async def test_a_replica_that_is_not_there_is_made_up_for(client: EngineClient) -> None:
@@ -93,7 +125,7 @@ async def test_no_retries_means_one_request(client: EngineClient) -> None:
     async with open_engine(edits=[without_choices(3)]) as engine:
         sampled = await sampler(client, max_retries=0).sample(task(engine.target))
     assert (len(sampled.trajectories), len(sampled.losses)) == (3, 1)
-    assert "broke off" in sampled.losses[0]
+    assert "broke off" in sampled.losses[0].reason
     assert len(engine.bodies) == 1
 
 
@@ -108,7 +140,7 @@ async def test_a_refused_prompt_is_not_asked_again(client: EngineClient) -> None
     async with open_engine("small/0", always=status(400)) as engine, open_engine("small/1") as other:
         sampled = await sampler(client).sample(task(engine.target, other.target))
     assert len(sampled.losses) == 4
-    assert "refuses prompt row-7" in sampled.losses[0]
+    assert "refuses prompt row-7" in sampled.losses[0].reason
     assert (len(engine.bodies), len(other.bodies)) == (1, 0)
 
 
@@ -122,7 +154,8 @@ async def test_tasks_go_to_who_is_asked_least(client: EngineClient) -> None:
 async def test_without_replicas_all_is_lost(client: EngineClient) -> None:
     sampled = await sampler(client).sample(task(num_samples=3))
     assert len(sampled.losses) == 3
-    assert "no replica" in sampled.losses[0]
+    assert "no replica" in sampled.losses[0].reason
+    assert all(loss.is_transient for loss in sampled.losses)
 
 
 async def test_greedy_asks_for_one_answer_at_temperature_0(client: EngineClient) -> None:
@@ -190,6 +223,10 @@ class Broken:
     async def reply(self, prompt: Prompt, messages: tuple[Message, ...], turn_number: int) -> tuple[Message, ...]:
         if messages[-1].text == "bad":
             raise ValueError("no such move")
+        if messages[-1].text == "away":
+            raise Unavailable("the game server is away")
+        if messages[-1].text == "silent":
+            await asyncio.Event().wait()
         return (Message("user", (Text("go on"),)),)
 
 
@@ -203,7 +240,23 @@ async def test_an_environment_that_fails_loses_only_its_trajectory(
         sampled = await sampler(client, Broken(at_start), max_turns=2).sample(task(engine.target, num_samples=2))
     assert len(sampled.trajectories) == num_kept
     assert len(sampled.losses) == 2 - num_kept
-    assert words in sampled.losses[0]
+    assert words in sampled.losses[0].reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "is_transient"),
+    [("silent", "did not reply within 0.1 s", False), ("away", "the game server is away", True)],
+)
+async def test_an_environment_that_does_not_reply_loses_only_its_trajectory(
+    client: EngineClient, answer: str, words: str, is_transient: bool
+) -> None:
+    async with open_engine(texts=[answer, "good", "good"]) as engine:
+        turns = sampler(client, Broken(False), max_turns=2, environment_timeout_s=0.1)
+        sampled = await turns.sample(task(engine.target, num_samples=2))
+    assert len(sampled.trajectories) == 1
+    ((reason, transient),) = [(loss.reason, loss.is_transient) for loss in sampled.losses]
+    assert words in reason
+    assert transient == is_transient
 
 
 async def test_cancelling_a_task_aborts_all_its_requests(client: EngineClient) -> None:

@@ -21,7 +21,7 @@ from rollout.config import RewardConfig
 from rollout.messages import Message, Text
 from rollout.rewards import Scorer, check_rewards
 from rollout.rewards.registry import make_rewards
-from rollout.types import FinishReason, Prompt, Score, Trajectory, Turn
+from rollout.types import FinishReason, Loss, Prompt, Score, Trajectory, Turn
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -110,7 +110,7 @@ def row(**fields: Any) -> Prompt:
 async def reasons(scorer: Scorer, *texts: str) -> list[float | str]:
     """The totals, or why there is none."""
     answers = await scorer.score(row(), [said(text) for text in texts])
-    return [answer.total if isinstance(answer, Score) else answer for answer in answers]
+    return [answer.total if isinstance(answer, Score) else answer.reason for answer in answers]
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -308,8 +308,8 @@ async def test_a_row_that_lacks_the_column_and_one_that_is_no_unicode_are_reason
         assert isinstance(lacks, str)
         assert "row 'r17' has no column 'answer'" in lacks
         (torn, fine) = await it.score(row(answer="ok"), [said("\ud800"), said("ok")])
-        assert isinstance(torn, str)
-        assert "cannot be sent" in torn
+        assert isinstance(torn, Loss)
+        assert "cannot be sent" in torn.reason
         assert fine == Score(1.0, {"exact_match": 1.0})
 
 
@@ -336,8 +336,9 @@ async def test_a_judge_is_shown_question_answer_and_response(monkeypatch: pytest
     async with judge(answer) as config, scorer(config) as it:
         good, bad = await it.score(row(answer="{dog}"), [said("a {cat}"), said("fish")])
     assert good == Score(0.75, {"judge": 0.75})
-    assert isinstance(bad, str)
-    assert bad.startswith("reward 'judge' of row 'r17': the judge said no number")
+    assert isinstance(bad, Loss)
+    assert bad.reason.startswith("reward 'judge' of row 'r17': the judge said no number")
+    assert not bad.is_transient
     ((authorization, body),) = seen
     assert authorization == "Bearer secret"
     assert (body["model"], body["temperature"]) == ("big", 0)
@@ -379,6 +380,14 @@ async def test_a_judge_that_is_not_there_or_has_no_key_is_no_score() -> None:
     assert "could not be asked" in await why_no_grade(RewardConfig(name="judge", options=options))
     no_key = RewardConfig(name="judge", options={**options, "api_key_env": "NO_SUCH_KEY"})
     assert "NO_SUCH_KEY" in await why_no_grade(no_key)
+
+
+async def test_a_judge_that_is_away_is_no_fault_of_the_row() -> None:
+    away = RewardConfig(name="judge", options={"url": "http://127.0.0.1:1/v1", "model": "big"})
+    async with scorer(away) as it:
+        (loss,) = await it.score(row(answer="dog"), [said("cat")])
+    assert isinstance(loss, Loss)
+    assert loss.is_transient, loss
 
 
 async def why_no_grade(config: RewardConfig) -> str:

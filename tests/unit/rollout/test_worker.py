@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -53,6 +54,22 @@ async def test_a_group_has_a_deadline_and_its_work_is_aborted() -> None:
         with pytest.raises(DeadlineExceeded, match=r"row-7.*within 0\.2 s"):
             await worker.sample(task(engine.target))
         await engine.aborted.wait()
+
+
+@pytest.mark.parametrize("is_slow_to_sample", [False, True])
+async def test_rewards_that_never_come_are_the_rows_fault_unless_sampling_took_the_time(
+    monkeypatch: pytest.MonkeyPatch, is_slow_to_sample: bool
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    edits = [said("hang")] if is_slow_to_sample else []
+    async with open_engine(edits=edits) as engine, open_worker(group_timeout_s=1.0, request_timeout_s=0.6) as worker:
+        monkeypatch.setattr(worker._scorer, "score", never)
+        group = await worker.sample(task(engine.target, num_samples=2))
+    assert (group.scores, group.num_lost) == ((), 2)
+    assert group.num_transient == (2 if is_slow_to_sample else 0)
+    assert "row-7 was not scored" in group.losses[0]
 
 
 async def test_an_evaluation_is_one_greedy_answer() -> None:

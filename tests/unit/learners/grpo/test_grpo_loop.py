@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from scripted_workers import ScriptedWorker, SilentWorker
 from test_delivery import ScriptedReplica
 
 import learners.toy
@@ -27,15 +27,13 @@ from learners.run import Run
 from learners.schedule import build_schedule
 from learners.status import JobStatus
 from rollout.pump import PumpSnapshot
-from rollout.types import FinishReason, Group, Score, Task, Trajectory, Turn
+from rollout.types import FinishReason, Group, Score, Task, Trajectory
 
 if TYPE_CHECKING:
     from learners.data.collate import Encoder
 
 BASE = Path(learners.toy.__file__).parent / "weights" / "base"
 NUM_ROWS = 8
-ANSWERS = ("yes", "no", "no")
-Spoil = Callable[[Group], Group]
 
 
 @pytest.fixture(scope="module")
@@ -47,59 +45,21 @@ def encoder() -> Encoder:
     return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
 
 
-class ScriptedWorker:
-    """Answers each task at once: `ANSWERS` in turn, of which "yes" is right, spoilt as a test wants it."""
+class AwayAtEvaluation(ScriptedWorker):
+    """Its engine is away at the first `num_away` rows of evaluations: in turn it fails, or its sample is lost."""
 
-    name = "scripted"
-
-    def __init__(self, encoder: Encoder, spoil: Spoil = lambda group: group) -> None:
-        self._encoder = encoder
-        self._spoil = spoil
-        self.asked: list[VersionName] = []
-        self.asked_rows: list[str] = []
-        self.asked_to_evaluate: list[VersionName] = []
-
-    async def sample(self, task: Task) -> Group:
-        self.asked.append(task.version)
-        self.asked_rows.append(task.prompt.id)
-        return self._spoil(self._answer(task))
+    def __init__(self, encoder: Encoder, num_away: int) -> None:
+        super().__init__(encoder)
+        self._num_away = num_away
 
     async def evaluate(self, task: Task) -> Group:
-        self.asked_to_evaluate.append(task.version)
-        return self._spoil(self._answer(replace(task, num_samples=1)))
-
-    async def revive(self) -> None:
-        return
-
-    async def close(self) -> None:
-        return
-
-    def _answer(self, task: Task) -> Group:
-        turns = [self._turn(task, ANSWERS[number % len(ANSWERS)]) for number in range(task.num_samples)]
-        scores = tuple(Score(float(turn.text == "yes"), {"exact_match": float(turn.text == "yes")}) for turn in turns)
-        return Group(task.prompt, task.version, tuple(Trajectory((turn,)) for turn in turns), scores)
-
-    def _turn(self, task: Task, answer: str) -> Turn:
-        tokenizer = self._encoder._processor.tokenizer
-        ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-        prompt_ids = self._encoder.encode_prompt(task.prompt.messages).prompt_ids
-        return Turn(task.prompt.messages, prompt_ids, ids, (-0.7,) * len(ids), answer, FinishReason.STOP)
-
-
-class SilentWorker(ScriptedWorker):
-    """Answers only the first `num_answers` tasks; `on_silence` is called at each of the others."""
-
-    def __init__(self, encoder: Encoder, num_answers: int, on_silence: Callable[[], None] = lambda: None) -> None:
-        super().__init__(encoder)
-        self._num_answers = num_answers
-        self._on_silence = on_silence
-
-    async def sample(self, task: Task) -> Group:
-        if len(self.asked) < self._num_answers:
-            return await super().sample(task)
-        self._on_silence()
-        await asyncio.Event().wait()
-        raise AssertionError
+        group = await super().evaluate(task)
+        number = len(self.asked_to_evaluate)
+        if number > self._num_away:
+            return group
+        if number % 2:
+            raise Unavailable("the engine is away")
+        return Group(task.prompt, task.version, (), (), 1, ("the engine is away",), num_transient=1)
 
 
 class HonestReplica(ScriptedReplica):
@@ -135,7 +95,7 @@ class Job:
 
         request = self.request = CancelRequest()
         with open_job(self.config) as job, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("learners.grpo.opening.connect", lambda address: None)
+            patch.setattr("learners.grpo.opening.connect", lambda address: ())
             patch.setattr("learners.grpo.opening.open_replicas", _opened)
             patch.setattr("learners.grpo.opening.start_workers", lambda *_: (worker,))
             patch.setattr("learners.grpo.opening.check_slots", _nothing)
@@ -371,6 +331,22 @@ def test_a_run_ends_early_when_its_evaluations_get_no_better(
     assert worker.asked_to_evaluate == [VersionName("grpo.1/step", 2), VersionName("grpo.1/step", 3)]
     result = json.loads((made.config.job_path / "result.json").read_text())
     assert (result["status"], result["step"], result["best_checkpoint"]) == ("succeeded", 2, "checkpoints/step-1")
+
+
+def test_an_evaluation_waits_for_an_engine_that_was_away_and_says_so(
+    job: Callable[..., Job], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learners.grpo.rollouts.ASK_AGAIN_S", 0.01)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"text": f"is it new {n}?", "answer": "yes"}) + "\n" for n in range(4)))
+    made = job(eval_data=str(held_out), max_steps=1)
+    worker = AwayAtEvaluation(encoder, num_away=6)
+    events = made.run(worker)
+    (interrupted,) = of(events, "evaluation_interrupted")
+    assert "4 rows of eval_data are asked again: the engine is away" in interrupted.message
+    (evaluation,) = of(events, "evaluation")
+    assert (evaluation.data["num_scored"], evaluation.data["num_asked"]) == (4, 4)
+    assert len(worker.asked_to_evaluate) == 6 + 4
 
 
 @pytest.mark.parametrize(("best", "named"), [(1, 1), (2, 1)])
