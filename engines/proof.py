@@ -23,13 +23,6 @@ MAX_RELATIVE_ERROR = 0.25
 """Largest error as a share of the effect. Measured on FP8: 0.01; a stale or missing adapter gives 1."""
 
 
-STALE_NOISE = 0.003
-"""Errors up to this (mean absolute log-probability) are an engine's noise; measured: up to 0.002 on FP8."""
-
-STALE_RATIO = 3.0
-"""How many times nearer the pass must be to the version before to be taken for it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """Mean absolute values over all probe tokens, in nats: what the adapter changes, and how far the two disagree."""
@@ -76,36 +69,6 @@ def check_agreement(
             f"learner's by {agreement.error:.3f} on average (limit {limit:.3f}, effect {agreement.effect:.3f})"
         )
     return agreement
-
-
-def check_fresh(
-    records: Sequence[ProbeRecord],
-    previous: Sequence[ProbeRecord],
-    base: Sequence[ProbeScore],
-    adapter: Sequence[ProbeScore],
-) -> None:
-    """Whether the engine serves these weights and not those before, where the two can be told apart.
-
-    Two steps of a job differ by less than a fixed limit on the error would notice. `previous` are the same prompts
-    under the weights before. Raises `AdapterRefused` if the engine's pass is clearly nearer to those.
-    """
-    to_these = _mean(_errors(records, base, adapter))
-    to_previous = _mean(_errors(previous, base, adapter))
-    if to_these > STALE_NOISE and to_these > STALE_RATIO * to_previous:
-        raise AdapterRefused(
-            f"the engine serves the weights before these: its log-probabilities differ from the learner's by "
-            f"{to_these:.4f} on average, and from those of the version before by {to_previous:.4f}"
-        )
-
-
-def _errors(records: Sequence[ProbeRecord], base: Sequence[ProbeScore], adapter: Sequence[ProbeScore]) -> list[float]:
-    return [
-        abs((tuned - plain) - (after - before))
-        for record, one, other in zip(records, base, adapter, strict=True)
-        for tuned, plain, after, before in zip(
-            other.logprobs, one.logprobs, record.adapter_logprobs, record.base_logprobs, strict=True
-        )
-    ]
 
 
 def _check_tokens(number: int, record: ProbeRecord, plain: ProbeScore, tuned: ProbeScore) -> None:

@@ -80,6 +80,9 @@ class GrpoConfig(JobConfig):
     """What a good answer is worth: the weighted sum of these functions."""
     rollout: RolloutConfig
     """Where and how the job samples."""
+    probe_size: int = Field(16, ge=1, le=64)
+    """How many fixed prompts each push is proven on, and each checkpoint's manifest carries. A quantized engine's error
+    is of single uncertain tokens: over few prompts its mean is as large as theirs."""
     max_mismatch: float = Field(0.02, gt=0)
     """The run fails if engine and learner differ by more on what an adapter changes (mean absolute log-probability)."""
     eval_data: str | None = None

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from engines.adapter import WEIGHTS_FILE, Parcel, ProbeRecord
 from engines.errors import DeadlineExceeded, Refused, TandemError, Unavailable
+from engines.freshness import check_fresh
 from engines.profiles import FamilyProfile
-from engines.proof import Agreement, check_agreement, check_delivery, check_fresh
+from engines.proof import Agreement, check_agreement, check_delivery
 from engines.replica import Replica
 from engines.types import VersionName
 from rollout.types import Target
@@ -75,6 +76,8 @@ class Delivery:
         self._in_use = in_use
         self._use = use
         self._newest: Push | None = None
+        self.begun = asyncio.Event()
+        """Set once a version was proven on a replica."""
         self._changing = asyncio.Lock()
 
     async def deliver(self, push: Push, timeout_s: float) -> Delivered:
@@ -91,6 +94,7 @@ class Delivery:
             except TimeoutError:
                 raise DeadlineExceeded(f"no replica took {push.version} within {timeout_s:.0f} s") from None
             self._newest = push
+            self.begun.set()
             self._use(push.version, self.targets(push.version))
         worst = max(agreements, key=lambda one: one.error)
         names = tuple(target.name for target in self.targets(push.version))
