@@ -11,7 +11,9 @@ from gateway.demo.report import GrpoFigures
 from gateway.demo.site import BASE_MODEL
 from gateway.jobs import Job, JobEvent, read_job
 
-NUM_PROMPTS = 480
+PROMPTS = "doubtful"
+"""What users still correct after SFT: negated questions most of all."""
+NUM_PROMPTS = 512
 PROMPT_SEED = 7
 NUM_AVERAGED = 3
 """Steps whose mean reward is the first and the last one."""
@@ -20,12 +22,11 @@ JOB_SETTINGS = (
     "rank = 16",
     "alpha = 32",
     "learning_rate = 5e-4",
-    "prompts_per_step = 16",
-    "group_size = 8",
-    "max_steps = 24",
-    "save_every = 12",
+    "prompts_per_step = 32",
+    "group_size = 4",
+    "max_steps = 28",
+    "save_every = 28",
     "max_staleness = 1",
-    "probe_size = 4",
 )
 
 
@@ -44,7 +45,7 @@ def settings_of(engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
         'name = "exact_match"',
         "[rollout]",
         f'engine = "{engine}"',
-        "max_running = 8",
+        "max_running = 16",
         "max_new_tokens = 8",
         "users_factor = 100.0",
     )

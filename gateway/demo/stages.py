@@ -53,10 +53,10 @@ CONCURRENCY = 24
 JOB_SETTINGS = (
     "rank = 16",
     "alpha = 32",
-    "learning_rate = 1e-3",
+    "learning_rate = 2e-3",
     "batch_size = 16",
-    "max_steps = 75",
-    "save_every = 75",
+    "max_steps = 30",
+    "save_every = 30",
     "probe_size = 4",
 )
 
@@ -235,7 +235,7 @@ async def _train(demo: Demo) -> Path:
 
 async def _train_grpo(demo: Demo, parent: Path) -> tuple[Path, GrpoFigures]:
     with demo.stage("grpo", "GRPO, a guest on the serving replicas") as stage:
-        prompts = await demo.site.rows("corrections", grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
+        prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
         engine = demo.site.config.models[ALIAS].engine
         job = await demo.site.train("grpo", "demo-grpo", grpo.settings_of(engine, parent, prompts), stage.show)
         figures = grpo.figures_of(job.path)

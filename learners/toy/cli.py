@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from learners.toy.easy_vqa import NUM_HELD_OUT, Question, corrections, dev, held_out
+from learners.toy.easy_vqa import NUM_HELD_OUT, Question, corrections, dev, doubtful, held_out
 
 app = typer.Typer(help="The small base model, and the data set easy-VQA.", no_args_is_help=True)
 
@@ -24,6 +24,7 @@ class RowSet(StrEnum):
 
     HELD_OUT = "held-out"
     CORRECTIONS = "corrections"
+    DOUBTFUL = "doubtful"
     DEV = "dev"
 
 
@@ -45,9 +46,9 @@ class Device(StrEnum):
 @app.command()
 def rows(
     out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
-    which: Annotated[RowSet, typer.Option("--set", help="Which images the questions are about.")],
+    which: Annotated[RowSet, typer.Option("--set", help="Which questions; doubtful: most of them negated.")],
     num: Annotated[int, typer.Option(min=1, help="How many questions.")] = NUM_HELD_OUT,
-    seed: Annotated[int, typer.Option(help="Draws the corrections; the other sets are fixed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws corrections and doubtful; the other sets are fixed.")] = 0,
 ) -> None:
     """Writes questions with their right answers, one JSON object a line."""
     drawn = _questions(RowSet(which), num, seed)
@@ -102,6 +103,8 @@ def _questions(which: RowSet, num: int, seed: int) -> Sequence[Question]:
             return dev(num)
         case RowSet.CORRECTIONS:
             return corrections(seed, num)
+        case RowSet.DOUBTFUL:
+            return doubtful(seed, num)
 
 
 def _as_row(row: Question) -> dict[str, str]:

@@ -166,6 +166,14 @@ def corrections(seed: int, num: int) -> tuple[Question, ...]:
     return _draw(questions(Split.CORRECTIONS), counts, seed)
 
 
+def doubtful(seed: int, num: int) -> tuple[Question, ...]:
+    """`num` questions about the images of corrections, most of the kinds that a model learns last from these: half
+    negated, a quarter plain; yes and no equally often."""
+    words = num // 8
+    counts = {Kind.NEGATED: num // 2, Kind.COLOUR: words, Kind.SHAPE: words}
+    return _draw(questions(Split.CORRECTIONS), {**counts, Kind.PLAIN: num - sum(counts.values())}, seed)
+
+
 def _balanced(rows: Sequence[Question], num: int, seed: int) -> tuple[Question, ...]:
     """A third colour, a third shape, and the rest half plain, half negated (500: 166, 166, 84, 84)."""
     words = 2 * (num // 6)

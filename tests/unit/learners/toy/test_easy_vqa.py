@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from engines.errors import BadRequest
-from learners.toy.easy_vqa import Kind, Split, captions, corrections, dev, held_out, kind_of, questions
+from learners.toy.easy_vqa import Kind, Split, captions, corrections, dev, doubtful, held_out, kind_of, questions
 
 
 def image_names(split: Split) -> set[str]:
@@ -49,6 +49,13 @@ def test_held_out_comes_from_the_test_images_only() -> None:
 def test_corrections_are_as_many_of_each_kind() -> None:
     assert set(Counter(row.kind for row in corrections(3, 400)).values()) == {100}
     assert sorted(Counter(row.kind for row in corrections(3, 402)).values()) == [100, 100, 101, 101]
+
+
+def test_half_of_the_doubtful_are_negated_and_yes_is_as_frequent_as_no() -> None:
+    rows = doubtful(3, 160)
+    assert Counter(row.kind for row in rows) == {Kind.NEGATED: 80, Kind.PLAIN: 40, Kind.COLOUR: 20, Kind.SHAPE: 20}
+    assert Counter(row.answer for row in rows if row.kind is Kind.NEGATED) == {"yes": 40, "no": 40}
+    assert {row.split for row in rows} == {Split.CORRECTIONS}
 
 
 def test_the_same_seed_draws_the_same_corrections_and_another_others() -> None:
