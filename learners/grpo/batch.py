@@ -1,12 +1,11 @@
-"""From groups with advantages to micro-batches of tensors.
+"""From groups with advantages to samples, and the tensors that a step is computed from.
 
-B sequences, L tokens of the longest, T sampled tokens of the one with the most. A sequence is one turn of a trajectory:
-its prompt, then what was sampled, as the engine had them; padding is on the right.
+A sample is one turn of a trajectory: its prompt, then what was sampled, as the engine had them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,21 +33,22 @@ class Sample:
     advantage: float
     carries_loss: bool = True
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt.prompt_ids) + len(self.token_ids)
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`inputs` are what the model reads: input_ids, attention_mask, mm_token_type_ids (B, L) and the vision tensors.
+    """B samples in R rows of L tokens (`rows.py`), T sampled tokens of the one with the most; padding is on the right.
 
-    The others have the t-th sampled token at [:, t], shape (B, T): `token_ids`; `positions`, the place in the sequence
-    whose hidden state predicts it; `sampled`, whether there is one; `mask`, whether it carries loss;
-    `rollout_logprobs` (0 where there is none). `advantages` has shape (B,).
+    `inputs` are what the model reads: input_ids, mm_token_type_ids (R, L) and the vision tensors. `segments` (R, L): 0
+    in a row's prompt, n in its n-th answer, -1 in padding.
+
+    The others have the t-th sampled token at [:, t], shape (B, T): `token_ids`; `positions`, the place in the row whose
+    hidden state predicts it; `sampled`, whether there is one; `mask`, whether it carries loss; `rollout_logprobs` (0
+    where there is none). `rows` and `advantages` have shape (B,).
     """
 
     inputs: Mapping[str, Tensor]
+    segments: Tensor
+    rows: Tensor
     token_ids: Tensor
     positions: Tensor
     sampled: Tensor
@@ -59,6 +59,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return Batch(
             inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            segments=self.segments.to(device),
+            rows=self.rows.to(device),
             token_ids=self.token_ids.to(device),
             positions=self.positions.to(device),
             sampled=self.sampled.to(device),
@@ -78,8 +80,8 @@ def samples_of(
 ) -> tuple[Sample, ...]:
     """One sample for each turn in which something was sampled. `advantages`: one for each trajectory of each group.
 
-    Raises `EngineFault` naming the row if an engine read a prompt otherwise than the processor here makes it, or
-    sampled what no model may.
+    Samples of one conversation share its `Encoded`. Raises `EngineFault` naming the row if an engine read a prompt
+    otherwise than the processor here makes it, or sampled what no model may.
     """
     encode = _remembered(encoder)
     return tuple(
@@ -89,32 +91,6 @@ def samples_of(
         for carries_loss in [not (mask_truncated and trajectory.is_truncated)]
         for turn in trajectory.turns
         if turn.token_ids
-    )
-
-
-def micro_batches(samples: Sequence[Sample], pad_id: int, max_tokens: int) -> tuple[Batch, ...]:
-    """Sequences of about one length together, each batch at most `max_tokens` with its padding, or one sequence."""
-    return tuple(collate_samples(chunk, pad_id) for chunk in _grouped_by_length(samples, max_tokens))
-
-
-def collate_samples(samples: Sequence[Sample], pad_id: int) -> Batch:
-    import torch
-
-    width = max(sample.num_tokens for sample in samples)
-    depth = max(len(sample.token_ids) for sample in samples)
-    lengths = torch.tensor([len(sample.token_ids) for sample in samples])
-    starts = torch.tensor([len(sample.prompt.prompt_ids) for sample in samples])
-    steps = torch.arange(depth)
-    sampled = steps < lengths[:, None]
-    carries_loss = torch.tensor([sample.carries_loss for sample in samples])
-    return Batch(
-        inputs=_inputs(samples, width, pad_id),
-        token_ids=torch.tensor([_padded(sample.token_ids, depth, 0) for sample in samples]),
-        positions=(starts[:, None] - 1 + steps).clamp(max=width - 1),
-        sampled=sampled,
-        mask=sampled & carries_loss[:, None],
-        rollout_logprobs=torch.tensor([_padded(sample.logprobs, depth, 0.0) for sample in samples]),
-        advantages=torch.tensor([sample.advantage for sample in samples]),
     )
 
 
@@ -159,32 +135,3 @@ def _sample(
             "sampled: the engine has to be started by Tandem, which forbids it"
         )
     return Sample(row, prompt, turn.token_ids, turn.logprobs, advantage, carries_loss)
-
-
-def _grouped_by_length(samples: Sequence[Sample], max_tokens: int) -> Iterator[list[Sample]]:
-    chunk: list[Sample] = []
-    for sample in sorted(samples, key=lambda one: -one.num_tokens):  # the first of a chunk is its longest
-        if chunk and chunk[0].num_tokens * (len(chunk) + 1) > max_tokens:
-            yield chunk
-            chunk = []
-        chunk.append(sample)
-    if chunk:
-        yield chunk
-
-
-def _inputs(samples: Sequence[Sample], width: int, pad_id: int) -> dict[str, Tensor]:
-    import torch
-
-    rows = [(*sample.prompt.prompt_ids, *sample.token_ids) for sample in samples]
-    inputs = {
-        "input_ids": torch.tensor([_padded(row, width, pad_id) for row in rows]),
-        "attention_mask": torch.tensor([_padded([1] * len(row), width, 0) for row in rows]),
-        "mm_token_type_ids": torch.tensor([_padded(sample.prompt.types, width, 0) for sample in samples]),
-    }
-    names = dict.fromkeys(name for sample in samples for name in sample.prompt.vision)
-    vision = {name: [s.prompt.vision[name] for s in samples if name in s.prompt.vision] for name in names}
-    return inputs | {name: torch.cat(tensors) for name, tensors in vision.items()}
-
-
-def _padded(values: Sequence[float], width: int, padding: float) -> list[float]:
-    return [*values, *[padding] * (width - len(values))]

@@ -14,13 +14,14 @@ from learners.data.collate import Encoder
 from learners.data.examples import Example
 from learners.data.readers import DataSet
 from learners.grpo.advantage import advantages, weights_of
-from learners.grpo.batch import Batch, Sample, collate_samples, micro_batches, samples_of
+from learners.grpo.batch import Batch, Sample, samples_of
 from learners.grpo.delivery import Push
 from learners.grpo.loss import Denominators, loss
 from learners.grpo.optimizer import Optimizer
 from learners.grpo.policy import Policy, StepTerms, learn
 from learners.grpo.presets import resolve
 from learners.grpo.pushes import Packer
+from learners.grpo.rows import collate_samples, micro_batches
 from learners.grpo.state import load_state, save_state
 from learners.probe import Probe
 from rollout.pump import PumpSnapshot

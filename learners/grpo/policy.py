@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from learners.grpo.attention import attention_mask, position_ids
 from learners.grpo.batch import Batch
 from learners.grpo.loss import Denominators, LossTerms, add_up, k3
 from learners.grpo.optimizer import Optimizer
@@ -112,8 +113,13 @@ class Policy:
     def _hidden(self, batch: Batch) -> Tensor:
         """(N, width), in the order of `batch.sampled`: what predicts each sampled token."""
         backbone = self._model.get_base_model().model
-        states = backbone(**batch.inputs, use_cache=False).last_hidden_state
-        rows = torch.arange(states.shape[0], device=states.device)[:, None].expand_as(batch.positions)
+        states = backbone(
+            **batch.inputs,
+            attention_mask=attention_mask(batch.segments),
+            position_ids=position_ids(backbone, batch),
+            use_cache=False,
+        ).last_hidden_state
+        rows = batch.rows[:, None].expand_as(batch.positions)
         return states[rows[batch.sampled], batch.positions[batch.sampled]]
 
     def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from benchmark import Metric, write
+from grpo_run import WINDOW, Run, run_job
 from slow_tool import NAME as SLOW_TOOL
 from slow_tool import install
-from stack import ROOT, WEIGHTS, run_learner
+from stack import WEIGHTS, run_learner
 
-from learners.events import Event, read_events
-
-WINDOW = 5
-RUN_TIMEOUT_S = 1200
 JOB = """
 method = "grpo"
 model = "{model}"
@@ -49,25 +44,6 @@ kind = "vllm"
 max_loras = 7
 reserved_for_rollout = 4
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """One job: its step events, and seconds from the first push to each step's end."""
-
-    steps: tuple[Event, ...]
-    at_s: tuple[float, ...]
-
-    def seconds_to(self, reward: float) -> float | None:
-        """Until the mean reward of the last `WINDOW` steps first reached it; None if it never did."""
-        rewards = self.values("reward")
-        for end in range(WINDOW, len(rewards) + 1):
-            if fmean(rewards[end - WINDOW : end]) >= reward:
-                return self.at_s[end - 1]
-        return None
-
-    def values(self, name: str) -> list[float]:
-        return [float(event.data[name]) for event in self.steps]
 
 
 def main() -> int:
@@ -93,7 +69,7 @@ def run_all(root: Path, arguments: argparse.Namespace) -> int:
     for seed in range(arguments.seeds):
         for scene in arguments.scene:
             for staleness in arguments.staleness:
-                run = run_job(root, scene, staleness, seed, rows, path, arguments)
+                run = run_scene(root, scene, staleness, seed, rows, path, arguments)
                 runs.setdefault((scene, staleness), []).append(run)
     metrics = [
         metric for (scene, staleness), own in runs.items() for metric in metrics_of(scene, staleness, own, arguments)
@@ -104,7 +80,7 @@ def run_all(root: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_job(
+def run_scene(
     root: Path, scene: str, staleness: int, seed: int, rows: Path, path: str, arguments: argparse.Namespace
 ) -> Run:
     name = f"{scene}-{staleness}-{seed}"
@@ -113,29 +89,8 @@ def run_job(
     job = root / f"{name}.toml"
     values = {"model": WEIGHTS / "base", "engine": WEIGHTS / "base-fp8", "data": rows, "max_steps": arguments.steps}
     job.write_text(JOB.format(**values, rollout=slow))
-    print(f"{name} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "learners", "grpo", "--config", str(job), "--set", f"name={name}"]
-    settings = ["--set", f"max_staleness={staleness}", "--set", f"seed={seed}"]
     python_path = os.pathsep.join(part for part in (path, os.environ.get("PYTHONPATH", "")) if part)
-    environment = {"OMP_NUM_THREADS": "1", "TANDEM_JOBS__ROOT": str(root / "jobs"), "PYTHONPATH": python_path}
-    done = subprocess.run(
-        [*command, *settings],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return read_run(root / "jobs" / name)
-
-
-def read_run(job: Path) -> Run:
-    events = list(read_events(job / "events.jsonl"))
-    began = next(event.time for event in events if event.type == "push")
-    steps = tuple(event for event in events if event.type == "step")
-    return Run(steps, tuple((event.time - began).total_seconds() for event in steps))
+    return run_job(job, root, name, (f"max_staleness={staleness}", f"seed={seed}"), {"PYTHONPATH": python_path})
 
 
 def metrics_of(scene: str, staleness: int, runs: Sequence[Run], arguments: argparse.Namespace) -> list[Metric]:

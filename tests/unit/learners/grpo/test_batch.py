@@ -4,14 +4,13 @@ import io
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from engines.errors import EngineFault
 from engines.types import VersionName
 from learners.data.collate import Encoded, Encoder
-from learners.grpo.batch import Batch, Sample, collate_samples, micro_batches, samples_of
+from learners.grpo.batch import Batch, samples_of
+from learners.grpo.rows import collate_samples
 from learners.toy.processor import build_processor, build_tokenizer
 from rollout.messages import Message, Picture, Text
 from rollout.types import FinishReason, Group, Prompt, Score, Trajectory, Turn
@@ -70,7 +69,7 @@ def test_each_turn_that_sampled_something_is_a_sequence_and_only_its_own_tokens_
     assert batch.rollout_logprobs[0].tolist() == pytest.approx([-0.1, -0.2, 0.0])
     next_ids = batch.inputs["input_ids"].gather(1, (batch.positions + 1).clamp(max=last_place(batch)))
     assert next_ids[batch.sampled].tolist() == [1, 2, 3, 4, 5]
-    assert batch.inputs["attention_mask"].sum(1).tolist() == [s.num_tokens for s in samples]
+    assert (batch.segments >= 0).sum(1).tolist() == [len(s.prompt.prompt_ids) + len(s.token_ids) for s in samples]
     assert batch.inputs["mm_token_type_ids"].sum(1).tolist() == [0, 16]
     assert batch.inputs["image_grid_thw"].tolist() == [[1, 8, 8]]
 
@@ -112,22 +111,3 @@ def test_a_sampled_token_that_stands_for_an_image_is_refused(encoder: Encoder) -
         samples_of(
             [group("3", (turn(encoder, "red", ids=(1, pad)),))], [[0.0]], encoder, forbidden_ids=frozenset({pad})
         )
-
-
-@given(
-    lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=30),
-    max_tokens=st.integers(1, 200),
-)
-def test_batches_keep_every_sequence_once_within_the_bound(lengths: list[tuple[int, int]], max_tokens: int) -> None:
-    samples = [
-        Sample(str(row), Encoded((1,) * prompt, (), 0, (0,) * prompt), (2,) * sampled, (0.0,) * sampled, float(row))
-        for row, (prompt, sampled) in enumerate(lengths)
-    ]
-    batches = micro_batches(samples, 0, max_tokens)
-    assert sorted(a for batch in batches for a in batch.advantages.tolist()) == [float(i) for i in range(len(lengths))]
-    assert sum(int(batch.mask.sum()) for batch in batches) == sum(sampled for _, sampled in lengths)
-    for batch in batches:
-        rows, width = batch.inputs["input_ids"].shape
-        assert rows == 1 or rows * width <= max_tokens
-    again = micro_batches(samples, 0, max_tokens)
-    assert [b.advantages.tolist() for b in batches] == [b.advantages.tolist() for b in again]

@@ -14,8 +14,9 @@ from engines.errors import Refused
 from engines.profiles import PROFILES
 from learners.config import GrpoConfig
 from learners.data.collate import Encoder
-from learners.grpo.batch import Batch, Sample, collate_samples
+from learners.grpo.batch import Batch, Sample
 from learners.grpo.presets import GRPO
+from learners.grpo.rows import collate_samples
 from rollout.messages import Message, Picture, Text
 
 if TYPE_CHECKING:
@@ -128,6 +129,53 @@ def test_log_probabilities_are_those_of_the_whole_logits(
         entropy = torch.distributions.Categorical(logits=logits.masked_fill(logits.isinf(), -1e9)).entropy()
         torch.testing.assert_close(output.entropy[row, :num], entropy, atol=1e-5, rtol=0)
         assert not output.logprobs[row, num:].any()
+
+
+@pytest.fixture
+def groups(samples: list[Sample]) -> list[Sample]:
+    """Other answers to the same prompts, so long that they do not all fit into one row."""
+    others = [(9, 5, 308), (61,), tuple(range(40, 60)), tuple(range(60, 90))]
+    return [
+        replace(sample, token_ids=ids, logprobs=(-1.5,) * len(ids), advantage=advantage)
+        for sample in samples
+        for ids, advantage in zip((sample.token_ids, *others), (1.0, -1.0, 0.5, -0.5, 2.0), strict=True)
+    ]
+
+
+def test_answers_that_share_a_prompt_are_what_each_is_alone(
+    policy: Policy, model: PeftModel, groups: list[Sample], encoder: Encoder
+) -> None:
+    """Their log-probabilities, and the gradient of all of them."""
+    import torch
+
+    batch = collate_samples(groups, encoder.pad_id)
+    together = policy.logprobs(batch)
+    (together.logprobs * batch.advantages[:, None]).sum().backward()
+    shared = gradients(model)
+    model.zero_grad()
+    for row, sample in enumerate(groups):
+        alone = policy.logprobs(collate_samples([sample], encoder.pad_id))
+        num = len(sample.token_ids)
+        torch.testing.assert_close(together.logprobs[row, :num], alone.logprobs[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.entropy[row, :num], alone.entropy[0], atol=1e-5, rtol=0)
+        (alone.logprobs * sample.advantage).sum().backward()
+    assert shared.abs().max() > 0
+    torch.testing.assert_close(shared, gradients(model), atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_is_computed_once_for_answers_in_one_row(
+    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder
+) -> None:
+    grids: list[int] = []
+    tower = model.get_base_model().model.visual
+    handle = tower.register_forward_pre_hook(
+        lambda _module, _args, kwargs: grids.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    try:
+        policy.logprobs(collate_samples([samples[0]] * 4, encoder.pad_id))
+    finally:
+        handle.remove()
+    assert grids == [1]
 
 
 def test_the_divergence_is_from_the_base_without_the_adapter(
