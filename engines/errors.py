@@ -12,6 +12,7 @@
     |  `- AdapterRefused     422  an adapter directory that no engine may see
     |- Unavailable           503  nothing can answer now; retryable
     |  |- EngineDown         503  an engine's process died or never became ready
+    |  |- OtherVersion       503  an engine answered for another version than asked
     |  `- NoSlot             503  all adapter slots are leased
     |- DeadlineExceeded      504  a remote call did not end in time; retryable
     `- Internal              500  a defect of ours
@@ -126,6 +127,12 @@ class EngineDown(Unavailable):
     """An engine's process died, or never answered its first request."""
 
     code = "engine_down"
+
+
+class OtherVersion(Unavailable):
+    """An engine answered for another version than it was asked for; another replica may hold that one."""
+
+    code = "other_version"
 
 
 class NoSlot(Unavailable):

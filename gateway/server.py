@@ -25,6 +25,9 @@ from gateway.services import Services
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_TIMEOUT_S = 1
+_KEEP_ALIVE_S = 20
+"""Longer than clients keep an idle connection (the OpenAI SDK 5 s, aiohttp 15 s): who closes first must be the client,
+or a request that it is just sending is lost."""
 
 
 class _Server(uvicorn.Server):
@@ -61,6 +64,7 @@ async def run(services: Services) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
         )
     )

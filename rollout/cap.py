@@ -19,10 +19,11 @@ REMEASURE_S = 300.0
 
 STEERED_TO = 0.7
 """Of the slowdown that users may feel, what the cap is steered to: it learns of what it does seconds later."""
-EASY = 0.25
-"""Under this share of it the cap grows by whole steps."""
+SLOWEST_GROWTH = 0.25
+"""Of the cap, every `ADJUST_S`. Faster, and it is far too high by the time that users' times tell; the more users may
+feel, the less that matters."""
 SMALLEST = 1 / 16
-"""Of one group's time. Less is nothing."""
+"""Of one group's time: where it starts. Less is nothing."""
 PULSE_S = 4.0
 """A share of one group's time is given in pulses so long apart."""
 
@@ -70,7 +71,8 @@ class AdaptiveCap:
         self.baseline: Observation | None = None
         self._max_running = float(max_running)
         self._allowed = users_factor - 1.0
-        self._step = max_running / 16
+        self._growth = min(1.0, max(SLOWEST_GROWTH, self._allowed))
+        self._step = max(1.0, max_running / 16)
         self._since_s: float | None = None
         self._adjusted_s = 0.0
         self._measured_s = 0.0
@@ -100,7 +102,7 @@ class AdaptiveCap:
     def _measure(self, seen: Observation, now_s: float) -> None:
         self.baseline = seen
         self._measured_s = now_s
-        self._enter(CapState.GROWING, max(SMALLEST, self._step / 4), now_s)
+        self._enter(CapState.GROWING, SMALLEST, now_s)
 
     def _steer(self, felt: float, is_settled: bool, now_s: float) -> None:
         """`felt`: users' slowdown as a share of what they may feel."""
@@ -111,7 +113,7 @@ class AdaptiveCap:
             self._enter(CapState.GROWING, self.value, now_s)
         elif self.state is CapState.GROWING:
             self._adjusted_s = now_s
-            growth = self._step if felt <= EASY else min(self._step, max(SMALLEST / 2, self.value / 4))
+            growth = min(self._step, max(SMALLEST / 2, self.value * self._growth))
             self.value = min(self._max_running, self.value + growth)
 
     def _enter(self, state: CapState, value: float, now_s: float) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field, ValidationError
 
-from engines.errors import BadRequest, EngineFault
+from engines.errors import BadRequest, EngineFault, OtherVersion
 from engines.types import VersionName
 from rollout.messages import Message, Picture, Text, to_data_url
 from rollout.types import FinishReason, Turn
@@ -68,12 +68,12 @@ def to_body(question: Question) -> bytes:
 def read_turns(raw: bytes, question: Question, replica: str) -> tuple[Turn, ...]:
     """The answers, at most `num_samples`.
 
-    Raises `EngineFault` if another version answered, or if token ids and log-probabilities are not all there, of one
-    length, and finite: none of the answers is used then.
+    Raises `OtherVersion` if another version answered, and `EngineFault` if token ids and log-probabilities are not all
+    there, of one length, and finite: none of the answers is used then.
     """
     answer = _parse(raw, question, replica)
     if answer.model != str(question.version):
-        raise EngineFault(
+        raise OtherVersion(
             f"{replica} was asked for {question.version} and answered as '{answer.model[:80]}': its answers are of "
             "another policy and are not used"
         )

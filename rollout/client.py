@@ -36,8 +36,8 @@ class EngineClient:
         """Up to `question.num_samples` answers. Cancelled, it closes the connection, which aborts the engine's work.
 
         Raises `BadRequest` (the request, by its prompt's id), `Unavailable` (the replica went away, is busy, or lacks
-        the version: ask another), `EngineFault` (it failed on this request, or its answer cannot be used) or
-        `DeadlineExceeded`.
+        the version: ask another), `OtherVersion` (it answered for another one: likewise), `EngineFault` (it failed on
+        this request, or its answer cannot be used) or `DeadlineExceeded`.
         """
         body = await asyncio.to_thread(to_body, question)
         status, raw = await self._post(target, body, question)

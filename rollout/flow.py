@@ -239,23 +239,33 @@ class Flow:
 
     def _judge(self, running: _Running, group: Group) -> None:
         self._counts["lost_samples"] += group.num_lost
-        if group.trajectories and group.version == running.task.version:
-            self._crew.succeeded(running.place)
-        else:
-            self._crew.failed(running.place, running.started_s, time.monotonic())
+        self._rate(running, group)
         if group.version != running.task.version:
             reason = f"{group.version} answered for {running.task.version}"
             self._retry(running, "other_version", reason, is_rows_fault=False)
         elif len(group.scores) < self._config.min_group:
-            reason = group.losses[0] if group.losses else "no reason was given"
-            reason = f"{len(group.scores)} of {running.task.num_samples} samples came: {reason}"
-            # Whether there were enough, had nothing been away.
-            is_rows_fault = len(group.scores) + group.num_transient < self._config.min_group
-            self._retry(running, "thin", reason, is_rows_fault=is_rows_fault)
+            self._retry_thin(running, group)
         elif not self._staleness.is_fresh(group.version.number):
             running.is_stale = True
         else:
             self._accept(running, group)
+
+    def _rate(self, running: _Running, group: Group) -> None:
+        """The worker, by what came of its group: of a row's own fault it is neither well nor ill."""
+        is_as_asked = group.version == running.task.version
+        if group.trajectories and is_as_asked:
+            self._crew.succeeded(running.place)
+        elif group.num_transient or not is_as_asked:
+            self._crew.failed(running.place, running.started_s, time.monotonic())
+
+    def _retry_thin(self, running: _Running, group: Group) -> None:
+        # Whether there were enough, had nothing been away.
+        is_rows_fault = len(group.scores) + group.num_transient < self._config.min_group
+        kind, reason = "thin", group.losses[0] if group.losses else "no reason was given"
+        if group.other_version and not is_rows_fault:
+            kind, reason = "other_version", group.other_version
+        reason = f"{len(group.scores)} of {running.task.num_samples} samples came: {reason}"
+        self._retry(running, kind, reason, is_rows_fault=is_rows_fault)
 
     def _accept(self, running: _Running, group: Group) -> None:
         self._clock()

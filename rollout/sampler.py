@@ -55,7 +55,7 @@ class Sampler:
             return _nothing(task, Loss(f"there is no replica to ask for prompt {task.prompt.id}", is_transient=True))
         manner = self._manner(greedy)
         sampling = Sampling(task, opening, manner, self._client, self._environment, self._loads)
-        members = [Member(number) for number in range(task.num_samples)]
+        members = [Member() for _ in range(task.num_samples)]
         if manner.max_turns == 1 and len(members) > 1 and not greedy:  # engines give one greedy answer a request
             try:
                 await sampling.open_together(members)

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from engines.errors import BadRequest, DeadlineExceeded, EngineFault, TandemError, Unavailable
+from engines.errors import BadRequest, DeadlineExceeded, EngineFault, OtherVersion, TandemError, Unavailable
 from rollout.chat import Question
 from rollout.client import Client
 from rollout.environments import Environment
@@ -47,12 +47,11 @@ class Manner:
 
 @dataclass(slots=True)
 class Member:
-    """One trajectory of a group: its number, its turns so far, who sampled the last one, where it failed and why.
+    """One trajectory of a group: its turns so far, who sampled the last one, where it failed and why.
 
-    `loss.is_transient` if any of its failures was.
+    `loss` is of its last failure, or of one by another version's answer if there was any; it is transient if any was.
     """
 
-    number: int
     replica: str = ""
     turns: list[Turn] = field(default_factory=list)
     failed_at: Counter[str] = field(default_factory=Counter)
@@ -64,7 +63,9 @@ class Member:
 
     def fail(self, replica: str, loss: Loss) -> None:
         self.failed_at[replica] += 1
-        self.loss = replace(loss, is_transient=loss.is_transient or self.loss.is_transient)
+        # Or what came later would hide that another version answered.
+        kept = self.loss if self.loss.is_other_version else loss
+        self.loss = replace(kept, is_transient=loss.is_transient or self.loss.is_transient)
 
 
 class Sampling:
@@ -94,7 +95,7 @@ class Sampling:
         target = self._loads.choose(self._task.targets, {})
         loss = self._broken_off(target)
         try:
-            turns = await self._ask(target, members[0], self._opening, len(members))
+            turns = await self._ask(target, self._opening, len(members))
         except _Failed as failed:
             turns, loss = (), failed.loss
         for member, turn in itertools.zip_longest(members, turns):
@@ -125,7 +126,7 @@ class Sampling:
             target = self._loads.choose(self._task.targets, member.failed_at, member.replica)
             delay_s = self._delay_s(member.failed_at[target.name])
             try:
-                turns = await self._ask(target, member, messages, 1, delay_s)
+                turns = await self._ask(target, messages, 1, delay_s)
             except _Failed as failed:
                 member.fail(target.name, failed.loss)
                 continue
@@ -136,7 +137,7 @@ class Sampling:
         raise Lost(member.loss)
 
     async def _ask(
-        self, target: Target, member: Member, messages: tuple[Message, ...], num_samples: int, delay_s: float = 0.0
+        self, target: Target, messages: tuple[Message, ...], num_samples: int, delay_s: float = 0.0
     ) -> tuple[Turn, ...]:
         question = Question(
             prompt_id=self._task.prompt.id,
@@ -154,7 +155,7 @@ class Sampling:
             raise Lost(Loss(error.message)) from error
         except (Unavailable, DeadlineExceeded, EngineFault) as error:
             _log.warning("%s: %s", error.message, error.detail or "(no more was said)")
-            raise _Failed(Loss(error.message, error.retryable)) from error
+            raise _Failed(Loss(error.message, error.retryable, isinstance(error, OtherVersion))) from error
 
     async def _reply(self, messages: tuple[Message, ...], turn_number: int) -> tuple[Message, ...] | None:
         timeout_s = self._manner.reply_timeout_s

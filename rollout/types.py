@@ -87,10 +87,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why a sample is not there. `is_transient`: what it needed was away for a while; else its row is the cause."""
+    """Why a sample is not there. `is_transient`: what it needed was away for a while; else its row is the cause.
+
+    `is_other_version`: an engine answered for another version than asked; this too is transient.
+    """
 
     reason: str
     is_transient: bool = False
+    is_other_version: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,7 @@ class Group:
 
     `num_lost` of the samples asked for are not here: the engine did not answer, or a reward could not be had; `losses`
     says why, one line each. Of `num_transient` of them the row is not the cause: an engine or a judge was away.
+    `other_version`: the line of the first that an engine answered for another version than asked; empty: of none.
     `by_replica`: how many trajectories each replica sampled.
     """
 
@@ -129,3 +134,4 @@ class Group:
     seconds: float = 0.0
     by_replica: Mapping[str, int] = field(default_factory=dict)
     num_transient: int = 0
+    other_version: str = ""

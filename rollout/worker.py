@@ -102,6 +102,7 @@ def _group(task: Task, sampled: Sampled, scores: tuple[Score | Loss, ...], secon
         num_lost=len(losses),
         num_transient=sum(loss.is_transient for loss in losses),
         losses=tuple(loss.reason for loss in losses),
+        other_version=next((loss.reason for loss in losses if loss.is_other_version), ""),
         seconds=seconds,
         by_replica=sampled.by_replica,
     )

@@ -66,7 +66,7 @@ class GrpoFigures(Part):
 class LoadFigures(Part):
     """The background load. `wrong_version`: replies that speak as another version than the one they name.
 
-    `by_replica`: how many each replica answered.
+    `by_replica`: how many each replica answered. `errors`: why requests failed, each reason once.
     """
 
     requests: int
@@ -77,6 +77,7 @@ class LoadFigures(Part):
     in_flight_at_flip: int
     differing_questions: int
     by_replica: dict[str, int]
+    errors: tuple[str, ...] = ()
 
 
 class DemoReport(Part):
@@ -103,7 +104,10 @@ class DemoReport(Part):
         """What did not hold although no step raised. Accuracy is reported, not judged."""
         load, feedback = self.load, self.feedback
         checks = (
-            (load.failed == 0, f"{load.failed} of {load.requests} background requests failed"),
+            (
+                load.failed == 0,
+                f"{load.failed} of {load.requests} background requests failed: {', '.join(load.errors)}",
+            ),
             (
                 load.wrong_version == 0,
                 f"{load.wrong_version} background replies speak as another version than they name",

@@ -312,6 +312,7 @@ def _load_figures(demo: Demo, replies: Sequence[Reply]) -> LoadFigures:
         in_flight_at_flip=count_in_flight(replies, demo.moments[0].at_s),
         differing_questions=sum(len(set(texts)) > 1 for texts in zip(first, *others, strict=True)),
         by_replica=count_by_replica(replies),
+        errors=tuple(sorted({reply.error for reply in replies if reply.error})),
     )
 
 

@@ -20,10 +20,11 @@ RUN_TIMEOUT_S = 1200
 
 @dataclass(frozen=True)
 class Run:
-    """One job: its step events, and seconds from the first push to each step's end."""
+    """One job: its step events, seconds from the first push to each step's end, and each push's `push_mismatch`."""
 
     steps: tuple[Event, ...]
     at_s: tuple[float, ...]
+    push_mismatches: tuple[float, ...]
 
     def seconds_to(self, reward: float) -> float | None:
         """Until the mean reward of the last `WINDOW` steps first reached it; None if it never did."""
@@ -56,6 +57,7 @@ def run_job(job: Path, root: Path, name: str, settings: Sequence[str], environme
 
 def read_run(job: Path) -> Run:
     events = list(read_events(job / "events.jsonl"))
-    began = next(event.time for event in events if event.type == "push")
+    pushes = [event for event in events if event.type == "push"]
     steps = tuple(event for event in events if event.type == "step")
-    return Run(steps, tuple((event.time - began).total_seconds() for event in steps))
+    at_s = tuple((event.time - pushes[0].time).total_seconds() for event in steps)
+    return Run(steps, at_s, tuple(float(push.data["push_mismatch"]) for push in pushes))

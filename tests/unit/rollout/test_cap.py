@@ -50,6 +50,16 @@ def test_a_cap_that_users_hardly_feel_is_used_for_the_most_part() -> None:
 
 
 @pytest.mark.timeout(5)
+@pytest.mark.parametrize("slope", [0.02, 0.1, 0.3, 1.0])
+def test_a_cap_does_not_outrun_what_is_seen_eight_seconds_late(slope: float) -> None:
+    cap, felt = AdaptiveCap(16, 1.15), [1.0] * 8
+    for second in range(1000):
+        cap.observe(slower(felt[-8]), float(second))
+        felt.append(1 + slope * cap.value)
+    assert max(felt) < 1 + 3 * 0.15
+
+
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize("seen", [Observation(0.12, 0.01, 20), Observation(0.1, 0.012, 20)])
 def test_first_tokens_and_those_after_count_alike(seen: Observation) -> None:
     cap = AdaptiveCap(16, 1.15)
@@ -66,6 +76,14 @@ def test_harmless_training_gets_the_whole_cap() -> None:
     for second in range(120):
         cap.observe(ALONE, float(second))
     assert cap.value == 16
+
+
+@pytest.mark.timeout(5)
+def test_where_users_may_feel_much_it_grows_sooner() -> None:
+    cap = AdaptiveCap(8, 100.0)
+    for second in range(int(SETTLE_S) + 26):
+        cap.observe(ALONE, float(second))
+    assert cap.value == 8
 
 
 @pytest.mark.timeout(5)

@@ -23,7 +23,15 @@ from scripted_engine import (
     with_top,
 )
 
-from engines.errors import BadRequest, DeadlineExceeded, EngineDown, EngineFault, TandemError, Unavailable
+from engines.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    EngineDown,
+    EngineFault,
+    OtherVersion,
+    TandemError,
+    Unavailable,
+)
 from engines.types import Endpoint
 from rollout.chat import Question, to_body
 from rollout.client import EngineClient
@@ -100,7 +108,7 @@ async def test_an_image_that_is_gone_is_an_error_that_names_the_prompt(
 
 
 FAULTS: dict[str, tuple[Edit, type[TandemError], str]] = {
-    "another version": (with_top(model="grpo.1.step@2"), EngineFault, r"step@3 and answered as 'grpo\.1\.step@2'"),
+    "another version": (with_top(model="grpo.1.step@2"), OtherVersion, r"step@3 and answered as 'grpo\.1\.step@2'"),
     "no prompt ids": (with_top(prompt_token_ids=None), EngineFault, "prompt_token_ids"),
     "no choices": (with_top(choices=[]), EngineFault, "choices"),
     "no token ids": (with_choice(token_ids=None), EngineFault, "token_ids"),

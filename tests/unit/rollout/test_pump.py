@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -152,6 +153,26 @@ def test_a_worker_that_fails_rests_and_another_takes_its_prompts(make: Make) -> 
     assert sorted(pump.take(4, WAIT_S).positions) == [0, 1, 2, 3]
     assert len(bad.asked) <= 3
     assert pump.stats().dropped["failed"] == len(bad.asked)
+
+
+def test_a_row_that_fails_by_its_own_fault_costs_its_worker_no_rest(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.crew.FIRST_PAUSE_S", 1000.0)
+    worker = FakeWorker(lambda task: good(task, 0 if task.prompt.id == "row 0" else 2))
+    pump = make(worker, size=4, per_step=4, config=CONFIG.model_copy(update={"max_running": 1}))
+    pump.use(version(1), TARGETS)
+    assert sorted(pump.take(4, WAIT_S).positions) == [1, 2, 3]
+    assert pump.stats().given_up == ("row 0",)
+
+
+def test_a_worker_whose_engines_are_away_rests(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.crew.FIRST_PAUSE_S", 1000.0)
+    away = FakeWorker(lambda task: replace(good(task, 0), num_transient=2))
+    pump = make(away, FakeWorker(good), size=8, per_step=8, config=CONFIG.model_copy(update={"max_running": 2}))
+    pump.use(version(1), TARGETS)
+    assert len(pump.take(8, WAIT_S).groups) == 8
+    assert len(away.asked) == 1
 
 
 def test_a_worker_that_failed_is_revived_before_it_is_asked_again(make: Make) -> None:

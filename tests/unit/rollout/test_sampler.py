@@ -97,11 +97,12 @@ async def test_what_nobody_answers_is_lost_with_the_reason_after_its_retries(cli
         (said("reset"), True),
         (said("hang"), True),
         (with_choice(finish_reason="abort", token_ids=[], logprobs=None), True),
+        (with_top(model="grpo.1.step@2"), True),
     ],
-    ids=["400", "500", "NaN", "404", "401", "429", "503", "reset", "hang", "abort"],
+    ids=["400", "500", "NaN", "404", "401", "429", "503", "reset", "hang", "abort", "another version"],
 )
 async def test_what_is_away_is_told_from_what_the_row_is_the_cause_of(fault: Any, is_transient: bool) -> None:
-    hasty = EngineClient(timeout_s=0.2)
+    hasty = EngineClient(timeout_s=1.0)
     async with open_engine(always=fault) as engine:
         sampled = await sampler(hasty, max_retries=1).sample(task(engine.target, num_samples=1))
     await hasty.close()
@@ -113,6 +114,16 @@ async def test_one_failure_of_what_is_away_is_enough_to_clear_the_row(client: En
         for targets in ((NOBODY, faulty.target), (faulty.target, NOBODY)):
             sampled = await sampler(client, max_retries=1).sample(task(*targets, num_samples=1))
             assert [loss.is_transient for loss in sampled.losses] == [True]
+
+
+async def test_another_versions_answer_stays_the_reason_whatever_fails_besides(client: EngineClient) -> None:
+    other_version = with_top(model="grpo.1.step@2")
+    async with open_engine("small/0", always=other_version) as other, open_engine("small/1", always=status(500)) as bad:
+        for targets in ((other.target, bad.target), (bad.target, other.target)):
+            sampled = await sampler(client, max_retries=1).sample(task(*targets, num_samples=1))
+            (loss,) = sampled.losses
+            assert (loss.is_other_version, loss.is_transient) == (True, True)
+            assert "answered as 'grpo.1.step@2'" in loss.reason
 
 
 async def test_a_replica_that_is_not_there_is_made_up_for(client: EngineClient) -> None:

@@ -96,7 +96,7 @@ def test_the_report_has_the_shape_that_others_read(tmp_path: Path) -> None:
 def test_a_loop_that_did_not_close_is_named() -> None:
     assert report().failures() == []
     (reason,) = report(failed=2).failures()
-    assert reason == "2 of 300 background requests failed"
+    assert reason == "2 of 300 background requests failed: ReadError: gone"
     (reason,) = report(stored=399).failures()
     assert reason == "400 corrections sent, 399 stored"
     (reason,) = report(swapped=("small/0",)).failures()
@@ -170,6 +170,7 @@ def report(
             in_flight_at_flip=3,
             differing_questions=20,
             by_replica=dict(by_replica),
+            errors=("ReadError: gone",) if failed else (),
         ),
         seconds={"total": 200.0},
     )
@@ -239,7 +240,7 @@ async def _load_against_a_server_that_fails_every_third() -> None:
     picture = Path(__file__)  # any bytes: this server does not look
     question = Question(id="q", image=picture, text="what?", answer="teal", kind="colour")
     async with TestServer(app) as server, open_client(str(server.make_url("")).rstrip("/")) as client:
-        async with BackgroundLoad(client, "vqa", [question], rate_per_s=200.0) as load:
+        async with BackgroundLoad(client, "vqa", [question], rate_per_s=20.0) as load:
             async with asyncio.timeout(30):
                 while len(seen) < 30:
                     async with load.impatient(2):

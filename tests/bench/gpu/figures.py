@@ -1,0 +1,43 @@
+"""The figures that are taken on a GPU: each one a command with a time limit of its own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`command` is run in the project's root. `result` is the file in bench-results/ that it writes, if any."""
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: float
+    result: str = ""
+
+
+def _bench(name: str, limit_s: float, file: str, *arguments: str) -> Figure:
+    return Figure(name, (sys.executable, f"tests/bench/{file}.py", *arguments), limit_s, f"{name}.json")
+
+
+def _guest(name: str, limit_s: float, *arguments: str) -> Figure:
+    picture = f"bench-results/{name}.png"
+    return _bench(name, limit_s, "bench_guest", "--name", name, "--picture", picture, *arguments)
+
+
+_TESTS = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--timeout", "500")
+
+_ON_CARD = ("--device", "cuda", "--learner-threads", "4", "--phase-s", "30", "--off-s", "12")
+
+FIGURES = MappingProxyType(
+    {
+        figure.name: figure
+        for figure in (
+            Figure("tests", _TESTS, 560.0),
+            _guest("guest", 590.0, *_ON_CARD, "--factors", "1.15", "1.15:cpu", "1.5", "uncapped"),
+            _guest("guest-limit", 590.0, *_ON_CARD, "--factors", "1.15", "--rounds", "3"),
+            _bench("trl", 590.0, "bench_trl", "--device", "cuda"),
+        )
+    }
+)
