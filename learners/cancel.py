@@ -55,6 +55,22 @@ class CancelRequest:
 
 
 @contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Around what handles signals its own way, by ending the process, as `ray.init` does: it does so only meanwhile.
+
+    Raises `Cancelled` if a signal came then. In the main thread only.
+    """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit:
+        raise Cancelled from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def listening() -> Iterator[CancelRequest]:
     """Handles the two signals, deferred, until the block ends. In the main thread only."""
     request = CancelRequest()

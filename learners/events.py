@@ -20,8 +20,8 @@ Level = Literal["info", "warning", "error"]
 
 class Event(BaseModel):
     """One line. `type` names what happened: started, data, step, checkpoint, resumed, probe, succeeded, failed,
-    cancelled; in GRPO also push, evaluation, evaluation_interrupted, bound, dropped, flat, truncated, skipped. A
-    defect's `failed` holds its traceback."""
+    cancelled; in GRPO also push, evaluation, evaluation_interrupted, bound, dropped, flat, truncated, skipped,
+    not_closed. A defect's `failed` holds its traceback."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

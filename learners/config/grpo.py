@@ -93,6 +93,11 @@ class GrpoConfig(JobConfig):
     early_stop_evals: int | None = Field(None, ge=1)
     """End after so many evaluations in a row that are no better than the best one."""
 
+    @property
+    def num_slots(self) -> int:
+        """Versions of the job that a replica holds at most: of each staleness, the newest, and one on its way."""
+        return self.max_staleness + 2
+
     @model_validator(mode="after")
     def _fits(self) -> GrpoConfig:
         keys = [reward.key for reward in self.rewards]
@@ -102,4 +107,10 @@ class GrpoConfig(JobConfig):
             raise ValueError("early_stop_evals: needs eval_data to judge by")
         if self.rollout.min_group > self.group_size:
             raise ValueError("rollout.min_group: is larger than group_size")
+        own = self.rollout.own
+        if own is not None and own.reserved_for_rollout < self.num_slots:
+            raise ValueError(
+                f"rollout.own.reserved_for_rollout: is {own.reserved_for_rollout}, and max_staleness = "
+                f"{self.max_staleness} needs {self.num_slots} (max_loras too)"
+            )
         return self

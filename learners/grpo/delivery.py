@@ -49,11 +49,12 @@ class Delivered:
 
 @dataclass(slots=True)
 class _Station:
-    """What is known of one replica: where it answers, and which versions it has proven."""
+    """What is known of one replica: where it answers, which versions it has proven, and why the last one failed."""
 
     replica: Replica
     target: Target | None = None
     holds: set[VersionName] = field(default_factory=set)
+    error: str = ""
 
 
 class Delivery:
@@ -76,6 +77,7 @@ class Delivery:
         self._in_use = in_use
         self._use = use
         self._newest: Push | None = None
+        self._before_newest: tuple[ProbeRecord, ...] = ()
         self.begun = asyncio.Event()
         """Set once a version was proven on a replica."""
         self._changing = asyncio.Lock()
@@ -84,7 +86,7 @@ class Delivery:
         """Returns once a replica serves the version and new groups are sampled from it.
 
         Raises `Refused` if what a replica serves is not what was learned (nothing is sampled from it), and
-        `DeadlineExceeded` if no replica took it in time.
+        `DeadlineExceeded` if no replica took it in time, with what each said last.
         """
         began_s = time.monotonic()
         async with self._changing:
@@ -92,7 +94,9 @@ class Delivery:
                 async with asyncio.timeout(timeout_s):
                     agreements, misses = await self._bring_all(push)
             except TimeoutError:
-                raise DeadlineExceeded(f"no replica took {push.version} within {timeout_s:.0f} s") from None
+                said = "; ".join(f"{one.replica.name}: {one.error or 'no answer'}" for one in self._stations)
+                raise DeadlineExceeded(f"no replica took {push.version} within {timeout_s:.0f} s: {said}") from None
+            self._before_newest = self._newest.records if self._newest else ()
             self._newest = push
             self.begun.set()
             self._use(push.version, self.targets(push.version))
@@ -116,8 +120,12 @@ class Delivery:
                 self._use(push.version, after)
 
     async def close(self) -> None:
-        """Releases all that the job held, where it can; what it cannot ends with its lease."""
+        """Releases all that the job held, where it can; what it cannot ends with its lease.
+
+        `tend` does nothing any more.
+        """
         async with self._changing:
+            self._newest = None
             releases = (station.replica.keep_only(self._owner, ()) for station in self._stations)
             await asyncio.gather(*releases, return_exceptions=True)
 
@@ -146,10 +154,12 @@ class Delivery:
             loaded = await replica.load(self._owner, push.version, LEASE_TTL_S)
             check_delivery(loaded, push.parcel.sha256_of(WEIGHTS_FILE) or "", push.modules, self._profile)
             agreement = await self._probe(station, push)
-        except TandemError:
+        except TandemError as error:
             station.holds.discard(push.version)
+            station.error = error.message
             raise
         station.holds.add(push.version)
+        station.error = ""
         return agreement
 
     async def _find(self, station: _Station) -> None:
@@ -186,14 +196,21 @@ class Delivery:
             station.replica.probe(base, prompts), station.replica.probe(push.version, prompts)
         )
         agreement = check_agreement(push.records, plain, tuned)
-        if self._newest is not None and self._newest.version != push.version:
-            check_fresh(push.records, self._newest.records, plain, tuned)
+        before = self._records_before(push)
+        if before:
+            check_fresh(push.records, before, plain, tuned)
         if not agreement.error <= self._max_mismatch:
             raise Refused(
                 f"replica {station.replica.name} does not sample from what was learned: log-probabilities of "
                 f"{push.version} differ by {agreement.error:.4f} on average, and max_mismatch is {self._max_mismatch:g}"
             )
         return agreement
+
+    def _records_before(self, push: Push) -> tuple[ProbeRecord, ...]:
+        """Of the version before this one; none before the first."""
+        if self._newest is None:
+            return ()
+        return self._before_newest if push.version == self._newest.version else self._newest.records
 
     async def _tend_one(self, station: _Station, push: Push) -> None:
         try:

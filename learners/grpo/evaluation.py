@@ -36,13 +36,26 @@ class Examination:
         self.reason = ""
         """Of the last loss."""
 
-    async def ask(self, workers: Sequence[Worker], version: VersionName, targets: tuple[Target, ...]) -> None:
-        """Asks what is left, once."""
-        places = asyncio.Semaphore(CONCURRENCY)
+    async def ask(
+        self,
+        workers: Sequence[Worker],
+        version: VersionName,
+        targets: tuple[Target, ...],
+        *,
+        num_at_once: int,
+        timeout_s: float,
+    ) -> None:
+        """Asks what is left, once. Rows without an answer in time stay left."""
+        places = asyncio.Semaphore(num_at_once)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
 
         async def one(number: int, prompt: Prompt) -> bool:
-            async with places:
-                return await self._ask_one(workers[number % len(workers)], Task(prompt, version, targets, 1))
+            try:
+                async with asyncio.timeout_at(deadline_s), places:
+                    return await self._ask_one(workers[number % len(workers)], Task(prompt, version, targets, 1))
+            except TimeoutError:
+                self.reason = "no answer until the evaluation's deadline"
+                return False
 
         are_done = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(self.left)))
         self.left = tuple(prompt for prompt, is_done in zip(self.left, are_done, strict=True) if not is_done)

@@ -21,7 +21,7 @@ from learners.grpo.optimizer import Optimizer
 from learners.grpo.policy import Policy, StepTerms, learn
 from learners.grpo.presets import resolve
 from learners.grpo.pushes import Packer
-from learners.grpo.rows import collate_samples, micro_batches
+from learners.grpo.rows import micro_batches
 from learners.grpo.state import load_state, save_state
 from learners.probe import Probe
 from rollout.pump import PumpSnapshot
@@ -69,23 +69,28 @@ class Learner:
             forbidden_ids=self._forbidden,
             mask_truncated=self._spec.mask_truncated,
         )
-        taught = [sample for sample in samples if sample.advantage or self._spec.kl_beta]
+        taught = [sample for sample in samples if sample.carries_loss and (sample.advantage or self._spec.kl_beta)]
         if not taught:  # a step without a gradient would still move the weights, by the optimizer's momentum
-            return StepTerms(learning_rate=self._optimizer.learning_rate, skipped="no answer was better than its group")
+            return StepTerms(learning_rate=self._optimizer.pass_over(), skipped=_why_nothing(samples))
         batches = micro_batches(taught, self._encoder.pad_id, self._config.micro_batch_tokens)
         terms = learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
         return terms if self._spec.kl_beta else replace(terms, kl=self._divergence(samples))
 
     def _divergence(self, samples: Sequence[Sample]) -> float:
         """Of a few samples: where it is no part of the loss, it is only watched."""
-        few = collate_samples(samples[:NUM_MEASURED], self._encoder.pad_id)
-        return self._policy.divergence(few.to(self._policy.device))
+        few = samples[:NUM_MEASURED]
+        return self._policy.divergence(micro_batches(few, self._encoder.pad_id, self._config.micro_batch_tokens))
 
     def _count(self, samples: Sequence[Sample], batches: Sequence[Batch]) -> Denominators:
         """Of the whole step: a sample without advantage has no gradient, but is one of those that are averaged."""
         rows = [len(sample.token_ids) for sample in samples if sample.carries_loss]
         computed = Denominators.count((batch.mask for batch in batches), self._config.rollout.max_new_tokens)
         return computed.with_rest(len(samples) - computed.num_sequences, sum(rows) - computed.num_tokens)
+
+    @property
+    def compares_each_reward(self) -> bool:
+        """Not only their sum: what `look_at` counts as flat."""
+        return self._spec.normalise_each_reward
 
     def push(self, step: int) -> Push:
         """The adapter as it is, as the version that step `step` made."""
@@ -101,6 +106,13 @@ class Learner:
         state = load_state(checkpoint.trainer_state, PumpSnapshot, self._policy.device)
         self._optimizer.load_state_dict(state.optimizer)
         return state.snapshot
+
+
+def _why_nothing(samples: Sequence[Sample]) -> str:
+    """There is to learn in a step."""
+    if any(sample.advantage for sample in samples):
+        return "only answers that were cut off, which carry no loss, were better than their group"
+    return "no answer was better than its group"
 
 
 def _as_example(prompt: Prompt) -> Example:

@@ -42,7 +42,8 @@ def train(
         terms = learner.learn(batch.groups)
         sync_s = rollouts.learned(learner.push(step))
         times = TimeFigures(time.monotonic() - began_s, batch.waited_s, rollouts.take_engine_idle_s())
-        recorder.on_step(step, look_at(batch.groups, step), terms, times, batch.rows, batch.dropped, sync_s)
+        figures = look_at(batch.groups, step, each_reward=learner.compares_each_reward)
+        recorder.on_step(step, figures, terms, times, batch.rows, batch.dropped, sync_s)
         num_done = step
         if checkpoints.is_due(step):
             checkpoints.write(step, learner, rollouts, recorder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from engines.adapter.base import BaseModel
-from engines.errors import DeadlineExceeded
+from engines.errors import DeadlineExceeded, TandemError
 from engines.own import OwnReplica
 from engines.replica import Replica
 from learners.config import GrpoConfig
@@ -28,8 +28,6 @@ from rollout.pump import Plan, Pump, PumpSnapshot
 from rollout.types import Prompt
 from rollout.worker import RayWorker, start_workers
 
-SLOTS_BESIDES_STALENESS = 2
-"""The newest version, and the one on its way."""
 TEND_EVERY_S = 2.0
 CHECK_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 60.0
@@ -48,19 +46,19 @@ def opened_rollouts(
 ) -> Iterator[Rollouts]:
     """Raises what keeps a run from starting: no Ray, no such engine, too few slots.
 
-    What ends anything that goes on beside the run ends the run where it waits; so does the end of Ray.
+    What ends anything that goes on beside the run ends the run where it waits; so does the end of Ray. What cannot be
+    closed is an event, and changes nothing of how the run ends.
     """
     config = run.config
     watch = RayWatch(connect(config.rollout.ray_address))
     with ExitStack() as stack:
         background = stack.enter_context(Background("delivery"))
         background.keep(watch.watch())
-        at_end = _AtEnd(stack, background, watch)
+        at_end = _AtEnd(stack, background, watch, recorder)
         replicas = _opened_replicas(run, background, at_end)
-        num_needed = config.max_staleness + SLOTS_BESIDES_STALENESS
-        background.run(check_slots(replicas, config.name, num_needed), CHECK_TIMEOUT_S)
+        background.run(check_slots(replicas, config.name, config.num_slots), CHECK_TIMEOUT_S)
         workers = start_workers(config.rollout, config.rewards)
-        at_end.close(lambda: _close_workers(workers))
+        at_end.close("workers", lambda: _close_workers(workers))
         plan = Plan(
             prompts=prompts,
             order=schedule.order,
@@ -80,39 +78,54 @@ def opened_rollouts(
             in_use=pump.in_use,
             use=pump.use,
         )
-        at_end.close(delivery.close)
-        _keep_beside(background, config.rollout, replicas, delivery, pump)
-        yield Rollouts(config, pump, delivery, workers, background, recorder)
+        at_end.close("delivery", delivery.close)
+        cap = AdaptiveCap(config.rollout.max_running, config.rollout.users_factor) if config.rollout.is_guest else None
+        _keep_beside(background, replicas, delivery, pump, cap)
+        rollouts = Rollouts(config, pump, delivery, workers, background, recorder, cap)
+        stack.callback(rollouts.abandon)
+        yield rollouts
 
 
 @dataclass(frozen=True, slots=True)
 class _AtEnd:
-    """What is closed when the run ends. Once Ray is gone there is nobody to ask, and what was made ends with it."""
+    """What is closed when the run ends, which what cannot be closed does not change.
+
+    Once Ray is gone there is nobody to ask, and what was made ends with it.
+    """
 
     stack: ExitStack
     background: Background
     watch: RayWatch
+    recorder: Recorder
 
-    def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.stack.callback(lambda: None if self.watch.is_gone else self.background.finish(work(), CLOSE_TIMEOUT_S))
+    def close(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.stack.callback(lambda: None if self.watch.is_gone else self._close(name, work))
 
     def stop(self, pump: Pump) -> None:
         self.stack.callback(lambda: self._stop(pump))
 
+    def _close(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            self.background.finish(work(), CLOSE_TIMEOUT_S)
+        except TandemError as error:
+            self.recorder.on_not_closed(name, error.message)
+
     def _stop(self, pump: Pump) -> None:
-        with suppress(DeadlineExceeded) if self.watch.is_gone else nullcontext():
+        try:
             pump.stop()
+        except DeadlineExceeded as error:
+            if not self.watch.is_gone:
+                self.recorder.on_not_closed("pump", error.message)
 
 
 def _keep_beside(
-    background: Background, config: RolloutConfig, replicas: Sequence[Replica], delivery: Delivery, pump: Pump
+    background: Background, replicas: Sequence[Replica], delivery: Delivery, pump: Pump, cap: AdaptiveCap | None
 ) -> None:
     background.keep(_tend(delivery))
     for replica in replicas:
         if isinstance(replica, OwnReplica):
             background.keep(keep_alive(replica))
-    if config.is_guest:
-        cap = AdaptiveCap(config.max_running, config.users_factor)
+    if cap is not None:
         background.keep(keep_manners(replicas, cap, pump.set_cap, delivery.begun))
 
 
@@ -120,7 +133,7 @@ def _opened_replicas(run: Run[GrpoConfig], background: Background, at_end: _AtEn
     config = run.config.rollout
     opening = open_replicas(config, run.config.name, run.job.path / "logs")
     replicas = background.run(opening, _start_timeout_s(config))
-    at_end.close(lambda: close_replicas(replicas))
+    at_end.close("replicas", lambda: close_replicas(replicas))
     return replicas
 
 

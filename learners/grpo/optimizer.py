@@ -78,6 +78,12 @@ class Optimizer:
         self.zero_grad()
         return Outcome(norm, learning_rate, skipped)
 
+    def pass_over(self) -> float:
+        """Counts a step without anything to learn from; answers with the learning rate that it would have had."""
+        learning_rate = self.learning_rate
+        self._num_done += 1
+        return learning_rate
+
     def state_dict(self) -> OptimizerState:
         states = self._adamw.state_dict()["state"].items()
         moments = {f"{index}.{name}": tensor for index, values in states for name, tensor in values.items()}

@@ -40,22 +40,23 @@ class PolicyOutput:
 class StepTerms:
     """An optimizer step in numbers: means over its tokens (`LossTerms` says of what), and what the optimizer did.
 
-    `skipped` says why the weights were left as they were; empty: they were changed.
+    `skipped` says why the weights were left as they were; empty: they were changed. None is what was not measured, as
+    there was nothing to learn from.
     """
 
-    loss: float = 0.0
-    policy_loss: float = 0.0
-    kl: float = 0.0
-    entropy: float = 0.0
-    clip_fraction: float = 0.0
-    ratio_mean: float = 0.0
-    mismatch: float = 0.0
-    mismatch_kl: float = 0.0
-    weight_mean: float = 0.0
-    weight_capped: float = 0.0
-    grad_norm: float = 0.0
+    loss: float | None = None
+    policy_loss: float | None = None
+    kl: float | None = None
+    entropy: float | None = None
+    clip_fraction: float | None = None
+    ratio_mean: float | None = None
+    mismatch: float | None = None
+    mismatch_kl: float | None = None
+    weight_mean: float | None = None
+    weight_capped: float | None = None
+    grad_norm: float | None = None
     learning_rate: float = 0.0
-    num_tokens: int = 0
+    num_tokens: int | None = None
     num_micro_batches: int = 0
     skipped: str = ""
 
@@ -104,11 +105,15 @@ class Policy:
         with torch.no_grad(), self._model.disable_adapter():
             return self.logprobs(batch).logprobs
 
-    def divergence(self, batch: Batch) -> float:
+    def divergence(self, batches: Sequence[Batch]) -> float:
         """From the base without the adapter, in nats a token: the k3 estimate on what was sampled. No gradient."""
+        by_token = torch.cat([self._divergences(batch.to(self.device)) for batch in batches])
+        return float(by_token.mean())
+
+    def _divergences(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             log_ratio = self.reference_logprobs(batch) - self.logprobs(batch).logprobs
-        return float(k3(log_ratio)[batch.sampled].mean())
+        return k3(log_ratio)[batch.sampled]
 
     def _hidden(self, batch: Batch) -> Tensor:
         """(N, width), in the order of `batch.sampled`: what predicts each sampled token."""

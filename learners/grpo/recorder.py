@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 from learners.config import GrpoConfig
 from learners.grpo.delivery import Delivered
@@ -40,10 +41,11 @@ class Recorder:
         self._rewards.append(samples.reward)
         figures = asdict(samples)
         num_samples = figures.pop("num_samples")
-        numbers = asdict(terms)
+        numbers = _measured(asdict(terms))
         skipped = numbers.pop("skipped")
-        del numbers["num_tokens"]  # of the step; that of an answer says more
-        self._run.update(step=step, metrics={**self._run.result.metrics, "reward": samples.reward, "kl": terms.kl})
+        numbers.pop("num_tokens", None)  # of the step; that of an answer says more
+        metrics = _measured({**self._run.result.metrics, "reward": samples.reward, "kl": terms.kl})
+        self._run.update(step=step, metrics=metrics)
         self._run.job.events.write(
             "step",
             f"step {step} of {self._run.result.num_steps}: reward {samples.reward:.3f}, "
@@ -96,14 +98,19 @@ class Recorder:
             **asdict(evaluation),
         )
 
-    def on_evaluation_interrupted(self, step: int, num_left: int, reason: str) -> None:
+    def on_evaluation_interrupted(self, step: int, num_left: int, reason: str, *, is_over: bool) -> None:
+        """`is_over`: there is no time to ask them again."""
+        what = "are left out" if is_over else "are asked again"
         self._run.job.events.write(
             "evaluation_interrupted",
-            f"step {step}: {num_left} rows of eval_data are asked again: {reason}",
+            f"step {step}: {num_left} rows of eval_data {what}: {reason}",
             level="warning",
             step=step,
             num_left=num_left,
         )
+
+    def on_not_closed(self, name: str, reason: str) -> None:
+        self._run.job.events.write("not_closed", f"{name}: {reason}", level="warning")
 
     def on_dropped(self, step: int, dropped: Sequence[str]) -> None:
         """What came to nothing before the step; none, nothing is said."""
@@ -143,3 +150,7 @@ class Recorder:
     def _say_bound(self, step: int) -> None:
         if step % WINDOW == 0:
             self._run.job.events.write("bound", bound_by(self._times[-WINDOW:]), step=step)
+
+
+def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in numbers.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,19 +17,30 @@ from engines.own import OwnReplica
 from engines.ray_head import RayPeer, find_head, find_node
 from engines.replica import Replica
 from engines.types import EngineState, VersionName
+from learners.cancel import keeping_handlers
 from rollout.config import RolloutConfig
 
 LOOK_EVERY_S = 2.0
+OWN_RAY = "local"
+"""Ray's word for a cluster that is started for this process, whatever RAY_ADDRESS says and whoever else runs one."""
+SUBMITTED_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""By it `ray job submit` has its cluster's workers run in the directory that it copied, which another Ray has not."""
 _MAY_START = frozenset({EngineState.NEW, EngineState.STOPPED, EngineState.FAILED})
 
 
 def connect(address: str) -> tuple[RayPeer, ...]:
-    """To the Ray that the job runs on: what of it the job cannot do without. Raises `Unavailable`."""
+    """To the Ray that the job runs on: what of it the job cannot do without.
+
+    Raises `Unavailable`, and `Cancelled` if the run was asked to end meanwhile. In the main thread only.
+    """
     import ray
 
+    if not address:
+        os.environ.pop(SUBMITTED_VARIABLE, None)
     try:
         if not ray.is_initialized():
-            ray.init(address=address or None, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+            with keeping_handlers():
+                ray.init(address=address or OWN_RAY, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
         return find_head(), find_node()
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise Unavailable(

@@ -49,8 +49,8 @@ class TimeFigures:
         return _share(self.engine_idle_s, self.step_s)
 
 
-def look_at(groups: Sequence[Group], learner_version: int) -> SampleFigures:
-    """At least one group, each with at least one scored trajectory."""
+def look_at(groups: Sequence[Group], learner_version: int, *, each_reward: bool) -> SampleFigures:
+    """At least one group, each with at least one scored trajectory. `each_reward`: see `is_flat`."""
     scores = [score for group in groups for score in group.scores]
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     staleness = [learner_version - group.version.number for group in groups for _ in group.trajectories]
@@ -64,7 +64,7 @@ def look_at(groups: Sequence[Group], learner_version: int) -> SampleFigures:
         truncated=fmean(trajectory.is_truncated for trajectory in trajectories),
         staleness_mean=fmean(staleness),
         staleness_max=max(staleness),
-        flat=sum(is_flat(group.scores) for group in groups),
+        flat=sum(is_flat(group.scores, each_reward=each_reward) for group in groups),
         lost=sum(group.num_lost for group in groups),
         num_samples=len(trajectories),
     )

@@ -14,8 +14,9 @@ from learners.cancel import CancelRequest
 from learners.config import GrpoConfig
 from learners.grpo.background import Background
 from learners.grpo.delivery import Delivered, Delivery, Push
-from learners.grpo.evaluation import Evaluation, Examination
+from learners.grpo.evaluation import CONCURRENCY, Evaluation, Examination
 from learners.grpo.recorder import Recorder
+from rollout.cap import AdaptiveCap
 from rollout.pump import Pump, PumpSnapshot
 from rollout.types import Group, Prompt
 from rollout.worker import Worker
@@ -47,14 +48,16 @@ class Rollouts:
         workers: Sequence[Worker],
         background: Background,
         recorder: Recorder,
+        cap: AdaptiveCap | None = None,
     ) -> None:
-        """What `background` keeps goes on beside the loop, for ever: what ends it ends the run."""
+        """What `background` keeps goes on beside the loop, for ever: what ends it ends the run. `cap`: a guest's."""
         self._config = config
         self._pump = pump
         self._delivery = delivery
         self._workers = workers
         self._background = background
         self._recorder = recorder
+        self._cap = cap
         self._sending: concurrent.futures.Future[Delivered] | None = None
         self._newest: VersionName | None = None
         self._idle_s = 0.0
@@ -111,15 +114,23 @@ class Rollouts:
         Raises `Unavailable` if not one row could be scored.
         """
         rollout = self._config.rollout
-        deadline_s = time.monotonic() + rollout.group_timeout_s * (1 + len(rows) // rollout.max_running)
+        num_rounds = 1 + len(rows) // min(CONCURRENCY, rollout.max_running)
+        deadline_s = time.monotonic() + rollout.group_timeout_s * num_rounds
         examination = Examination(rows)
         self._ask(examination, deadline_s)
-        if examination.left:
-            self._recorder.on_evaluation_interrupted(step, len(examination.left), examination.reason)
+        if examination.left and time.monotonic() + ASK_AGAIN_S < deadline_s:
+            self._say_interrupted(step, examination, is_over=False)
         while examination.left and time.monotonic() + ASK_AGAIN_S < deadline_s:
             self._background.run(asyncio.sleep(ASK_AGAIN_S), MARGIN_S)
             self._ask(examination, deadline_s)
+        if examination.left:
+            self._say_interrupted(step, examination, is_over=True)
         return examination.result()
+
+    def abandon(self) -> None:
+        """What is being sent is not waited for any more: the run ends."""
+        if self._sending is not None:
+            self._sending.cancel()
 
     def snapshot(self) -> PumpSnapshot:
         return self._pump.snapshot()
@@ -132,8 +143,19 @@ class Rollouts:
 
     def _ask(self, examination: Examination, deadline_s: float) -> None:
         assert self._newest is not None  # noqa: S101  a version is delivered before the first step
-        asking = examination.ask(self._workers, self._newest, self._delivery.targets(self._newest))
-        self._background.run(asking, max(0.0, deadline_s - time.monotonic()))
+        timeout_s = max(0.0, deadline_s - time.monotonic())
+        targets = self._delivery.targets(self._newest)
+        at_once = self._num_at_once()
+        asking = examination.ask(self._workers, self._newest, targets, num_at_once=at_once, timeout_s=timeout_s)
+        self._background.run(asking, timeout_s + MARGIN_S)
+
+    def _num_at_once(self) -> int:
+        """Rows of an evaluation: no more than groups may run now, but one at least."""
+        most = min(CONCURRENCY, self._config.rollout.max_running)
+        return most if self._cap is None else max(1, min(most, int(self._cap.value)))
+
+    def _say_interrupted(self, step: int, examination: Examination, *, is_over: bool) -> None:
+        self._recorder.on_evaluation_interrupted(step, len(examination.left), examination.reason, is_over=is_over)
 
     def _send(self, push: Push) -> None:
         self._sending = self._background.start(self._delivery.deliver(push, DELIVERY_TIMEOUT_S))

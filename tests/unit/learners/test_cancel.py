@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from learners.cancel import Cancelled, listening
+from learners.cancel import Cancelled, keeping_handlers, listening
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT]
 
@@ -39,3 +39,30 @@ def test_later_signals_change_nothing(number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def hear_in_others_hands(number: signal.Signals) -> None:
+    with keeping_handlers():
+        signal.signal(number, end_the_process)
+        os.kill(os.getpid(), number)
+
+
+def end_the_process(number: int, _: object) -> None:
+    raise SystemExit(number)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_sets_handlers_of_its_own_does_not_keep_them(number: signal.Signals) -> None:
+    with listening() as request:
+        with keeping_handlers():
+            signal.signal(number, end_the_process)
+        os.kill(os.getpid(), number)
+        assert request.is_requested
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_while_others_handlers_are_set_cancels(number: signal.Signals) -> None:
+    with listening():
+        with pytest.raises(Cancelled):
+            hear_in_others_hands(number)
+        os.kill(os.getpid(), number)

@@ -25,6 +25,10 @@ GUEST = {"method": "grpo", "model": "m", "data": "d", "rollout": {"engine": "sma
         ({"rewards": [{"name": "anls"}, {"name": "anls"}]}, "job: rewards: two have the same name"),
         ({"early_stop_evals": 2}, "job: early_stop_evals: needs eval_data"),
         ({"group_size": 2, "rollout": {"engine": "small", "min_group": 3}}, "job: rollout.min_group"),
+        (
+            {"max_staleness": 2, "rollout": {"own": {"model": "m", "max_loras": 4, "reserved_for_rollout": 3}}},
+            "job: rollout.own.reserved_for_rollout: is 3, and max_staleness = 2 needs 4",
+        ),
         ({"group_size": 1}, "group_size: "),
         ({"max_staleness": -1}, "max_staleness: "),
         ({"algorithm": {"preset": "ppo"}}, "algorithm.preset: "),
@@ -47,7 +51,8 @@ def test_a_resolved_configuration_is_read_back_as_it_was(tmp_path: Path) -> None
     file.write_text(
         f'method = "grpo"\nroot = "{tmp_path}"\nmodel = "{BASE}"\ndata = "rows.jsonl"\neval_data = "rows.jsonl"\n'
         '[[rewards]]\nname = "regex"\noptions = {pattern = "a\\\\d", ignore_case = true}\n'
-        '[rollout]\nmax_running = 4\n[rollout.own]\nmodel = "m"\nargs = {"max-num-seqs" = 8}\n'
+        '[rollout]\nmax_running = 4\n[rollout.own]\nmodel = "m"\nreserved_for_rollout = 3\n'
+        'args = {"max-num-seqs" = 8}\n'
     )
     job = load_job(file, ["rollout.max_running=8", "algorithm.preset=dapo"], GrpoConfig)
     assert (job.rollout.max_running, job.algorithm.preset) == (8, "dapo")

@@ -145,11 +145,12 @@ async def test_a_replica_that_is_down_is_named_and_the_others_serve() -> None:
     assert delivered.misses == ("small/0 is down",)
 
 
-async def test_without_any_replica_a_delivery_ends_at_its_deadline() -> None:
-    replica = ScriptedReplica(0)
-    replica.is_down = True
-    with pytest.raises(DeadlineExceeded, match="no replica took"):
-        await Scene(replica).delivery.deliver(push(1), 0.6)
+async def test_without_any_replica_a_delivery_ends_at_its_deadline_and_says_why() -> None:
+    down, full = ScriptedReplica(0), ScriptedReplica(1)
+    down.is_down = True
+    full.is_full = True
+    with pytest.raises(DeadlineExceeded, match=r"no replica took .*: small/0: small/0 is down; small/1: full"):
+        await Scene(down, full).delivery.deliver(push(1), 0.6)
 
 
 async def test_what_no_group_uses_is_released_before_the_next_load() -> None:
@@ -209,6 +210,31 @@ async def test_closing_releases_all_that_the_job_held() -> None:
     await scene.delivery.deliver(push(1), 5.0)
     await scene.delivery.close()
     assert not replica.held
+
+
+async def test_nothing_is_leased_again_after_closing() -> None:
+    replica = ScriptedReplica(0)
+    scene = Scene(replica)
+    await scene.delivery.deliver(push(1), 5.0)
+    await scene.delivery.close()
+    await scene.delivery.tend()
+    assert not replica.held
+    assert not replica.renewed
+
+
+async def test_a_replica_that_is_brought_the_newest_version_later_and_serves_the_one_before_is_found() -> None:
+    replica = ScriptedReplica(0)
+    scene = Scene(replica)
+    await scene.delivery.deliver(push(1, -0.5), 5.0)
+    replica.served = -0.495
+    await scene.delivery.deliver(push(2, -0.495), 5.0)
+    replica.restart()
+    await scene.delivery.tend()
+    assert version(2) in replica.held
+    replica.restart()
+    replica.served = -0.5
+    with pytest.raises(Refused, match="the weights before these"):
+        await scene.delivery.tend()
 
 
 async def test_nothing_more_is_asked_of_replicas_that_are_away_while_a_push_waits_for_them() -> None:

@@ -27,39 +27,13 @@ from learners.run import Run
 from learners.schedule import build_schedule
 from learners.status import JobStatus
 from rollout.pump import PumpSnapshot
-from rollout.types import FinishReason, Group, Score, Task, Trajectory
+from rollout.types import FinishReason, Group, Score, Trajectory
 
 if TYPE_CHECKING:
     from learners.data.collate import Encoder
 
 BASE = Path(learners.toy.__file__).parent / "weights" / "base"
 NUM_ROWS = 8
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    from transformers import AutoProcessor
-
-    from learners.data.collate import Encoder
-
-    return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
-
-
-class AwayAtEvaluation(ScriptedWorker):
-    """Its engine is away at the first `num_away` rows of evaluations: in turn it fails, or its sample is lost."""
-
-    def __init__(self, encoder: Encoder, num_away: int) -> None:
-        super().__init__(encoder)
-        self._num_away = num_away
-
-    async def evaluate(self, task: Task) -> Group:
-        group = await super().evaluate(task)
-        number = len(self.asked_to_evaluate)
-        if number > self._num_away:
-            return group
-        if number % 2:
-            raise Unavailable("the engine is away")
-        return Group(task.prompt, task.version, (), (), 1, ("the engine is away",), num_transient=1)
 
 
 class HonestReplica(ScriptedReplica):
@@ -125,11 +99,6 @@ async def _opened(*_: object) -> tuple[HonestReplica, ...]:
 
 async def _nothing(*_: object) -> None:
     return
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
-    return lambda **settings: Job(tmp_path, **settings)
 
 
 def of(events: Sequence[Event], kind: str) -> list[Event]:
@@ -331,22 +300,6 @@ def test_a_run_ends_early_when_its_evaluations_get_no_better(
     assert worker.asked_to_evaluate == [VersionName("grpo.1/step", 2), VersionName("grpo.1/step", 3)]
     result = json.loads((made.config.job_path / "result.json").read_text())
     assert (result["status"], result["step"], result["best_checkpoint"]) == ("succeeded", 2, "checkpoints/step-1")
-
-
-def test_an_evaluation_waits_for_an_engine_that_was_away_and_says_so(
-    job: Callable[..., Job], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("learners.grpo.rollouts.ASK_AGAIN_S", 0.01)
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps({"text": f"is it new {n}?", "answer": "yes"}) + "\n" for n in range(4)))
-    made = job(eval_data=str(held_out), max_steps=1)
-    worker = AwayAtEvaluation(encoder, num_away=6)
-    events = made.run(worker)
-    (interrupted,) = of(events, "evaluation_interrupted")
-    assert "4 rows of eval_data are asked again: the engine is away" in interrupted.message
-    (evaluation,) = of(events, "evaluation")
-    assert (evaluation.data["num_scored"], evaluation.data["num_asked"]) == (4, 4)
-    assert len(worker.asked_to_evaluate) == 6 + 4
 
 
 @pytest.mark.parametrize(("best", "named"), [(1, 1), (2, 1)])

@@ -186,8 +186,11 @@ def test_the_divergence_is_from_the_base_without_the_adapter(
     batch = collate_samples(samples, encoder.pad_id)
     with torch.no_grad():
         change = (policy.reference_logprobs(batch) - policy.logprobs(batch).logprobs)[batch.sampled]
-    assert policy.divergence(batch) == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
-    assert policy.divergence(batch) > 0
+    whole = policy.divergence([batch])
+    assert whole == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
+    assert whole > 0
+    pieces = [collate_samples(piece, encoder.pad_id) for piece in (samples[:1], samples[1:])]
+    assert policy.divergence(pieces) == pytest.approx(whole, rel=1e-4)
 
 
 def test_the_gradient_is_that_of_the_whole_logits(

@@ -22,7 +22,7 @@ def group(version: int, *rewards: float, num_lost: int = 0) -> Group:
 
 
 def test_figures_are_of_trajectories_not_of_groups() -> None:
-    figures = look_at([group(3, 1.0), group(1, 0.0, 0.0, 0.0, num_lost=2)], learner_version=3)
+    figures = look_at([group(3, 1.0), group(1, 0.0, 0.0, 0.0, num_lost=2)], learner_version=3, each_reward=False)
     assert figures.reward == 0.25
     assert figures.parts == {"exact_match": 0.25}
     assert (figures.staleness_mean, figures.staleness_max) == (1.5, 2)
@@ -36,7 +36,14 @@ def test_what_was_cut_off_is_counted() -> None:
         (trajectory(2, FinishReason.LENGTH), trajectory(2)),
         (Score(0.0, {}), Score(1.0, {})),
     )
-    assert look_at([cut], learner_version=1).truncated == 0.5
+    assert look_at([cut], learner_version=1, each_reward=False).truncated == 0.5
+
+
+@pytest.mark.parametrize(("each_reward", "num_flat"), [(False, 1), (True, 0)])
+def test_one_sum_of_different_parts_is_flat_only_where_sums_are_compared(each_reward: bool, num_flat: int) -> None:
+    scores = (Score(1.0, {"exact_match": 1.0, "length": 0.0}), Score(1.0, {"exact_match": 0.0, "length": 1.0}))
+    mixed = Group(PROMPT, VersionName("grpo.1/step", 1), (trajectory(1), trajectory(2)), scores)
+    assert look_at([mixed], learner_version=1, each_reward=each_reward).flat == num_flat
 
 
 @pytest.mark.parametrize(
