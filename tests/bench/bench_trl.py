@@ -100,6 +100,7 @@ def run_all(root: Path, arguments: argparse.Namespace) -> int:
     pairs = []
     for seed in range(arguments.seeds):
         ours = run_ours(root, rows, seed, arguments)
+        print(f"ours-{seed}: all steps in {ours.at_s[-1]:.1f} s", file=sys.stderr, flush=True)
         pairs.append((ours, run_trl(root, rows, seed, arguments)))
     sizes = {"prompts_per_step": PROMPTS_PER_STEP, "group_size": GROUP_SIZE, "max_new_tokens": MAX_NEW_TOKENS}
     config = vars(arguments) | sizes | {"window": WINDOW, "learning_rate": LEARNING_RATE, "rank": RANK, "alpha": ALPHA}

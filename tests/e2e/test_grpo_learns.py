@@ -1,4 +1,4 @@
-"""GRPO on real vLLM in FP8 learns what it is rewarded for, and samples at every push from what was learned.
+"""GRPO on real vLLM learns what it is rewarded for, and samples at every push from what was learned.
 
 The accuracies are on the held-out questions of the test split.
 """
@@ -16,6 +16,7 @@ from stack import WEIGHTS, run_learner
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1500)]
 MAX_FP8_MISMATCH = 0.005
+MAX_MISMATCH = 0.003
 SFT = """
 method = "sft"
 name = "sft"
@@ -38,7 +39,7 @@ ray_address = ""
 max_running = 16
 max_new_tokens = 8
 [rollout.own]
-model = "{weights}/base-fp8"
+model = "{weights}/{engine}"
 kind = "vllm"
 max_loras = 5
 reserved_for_rollout = 3
@@ -61,9 +62,9 @@ def accuracy(adapter: Path) -> tuple[float, float]:
     return scored["overall"], scored["by_kind"]["negated"]
 
 
-def train(root: Path, name: str, data: Path, reward: str, *settings: str) -> Run:
+def train(root: Path, name: str, data: Path, reward: str, *settings: str, engine: str = "base-fp8") -> Run:
     job = root / f"{name}.toml"
-    job.write_text(GRPO.format(weights=WEIGHTS, data=data, reward=reward))
+    job.write_text(GRPO.format(weights=WEIGHTS, data=data, reward=reward, engine=engine))
     return run_job(job, root, name, settings, {})
 
 
@@ -83,37 +84,41 @@ def test_from_an_sft_adapter_grpo_brings_what_sft_left(tmp_path: Path) -> None:
 
 
 def test_from_the_base_the_mean_reward_rises_above_88_percent(tmp_path: Path) -> None:
-    settings = ("learning_rate=1e-3", "max_steps=48", "prompts_per_step=16", "group_size=8")
-    run = train(tmp_path, "from-base", rows(tmp_path, "corrections", 640, seed=7), EXACT, *settings)
-    first, last = mean_rewards(run)
-    record("grpo-from-base", run, {})
+    """Ten steps see each row once."""
+    settings = ("learning_rate=1e-3", "max_steps=60", "prompts_per_step=32", "group_size=4")
+    run = train(tmp_path, "from-base", rows(tmp_path, "corrections", 320, seed=7), EXACT, *settings)
+    first, last = mean_rewards(run, 10)
+    record("grpo-from-base", run, {"mean reward": (first, last)})
     assert max(run.push_mismatches) <= MAX_FP8_MISMATCH
     assert first < 0.8
     assert last > 0.88
 
 
 def test_rewarded_for_being_short_answers_become_short(tmp_path: Path) -> None:
-    """An adapter that never reached the engine could not do it: the answers are the engine's."""
-    settings = ("learning_rate=1e-3", "max_steps=32", "prompts_per_step=16", "group_size=8")
-    run = train(tmp_path, "short", rows(tmp_path, "corrections", 512, seed=7), SHORT, *settings)
-    first, last = mean_rewards(run)
-    record("grpo-short", run, {})
-    assert max(run.push_mismatches) <= MAX_FP8_MISMATCH
-    assert last > first + 0.08
+    """An adapter that never reached the engine could not do it: the answers are the engine's. Four steps see each row
+    once."""
+    settings = ("learning_rate=1e-3", "max_steps=40", "prompts_per_step=16", "group_size=8")
+    data = rows(tmp_path, "corrections", 64, seed=7)
+    run = train(tmp_path, "short", data, SHORT, *settings, engine="base")
+    first, last = mean_rewards(run, 4)
+    record("grpo-short", run, {"mean reward": (first, last)}, engine="base")
+    assert max(run.push_mismatches) <= MAX_MISMATCH
+    assert last > first + 0.05
 
 
-def mean_rewards(run: Run) -> tuple[float, float]:
-    """Of the first five steps, and of the last five."""
+def mean_rewards(run: Run, num_steps: int) -> tuple[float, float]:
+    """Of the first steps, and of the last."""
     rewards = run.values("reward")
-    return fmean(rewards[:5]), fmean(rewards[-5:])
+    return fmean(rewards[:num_steps]), fmean(rewards[-num_steps:])
 
 
-def record(name: str, run: Run, before_and_after: dict[str, tuple[float, float]]) -> None:
+def record(name: str, run: Run, before_and_after: dict[str, tuple[float, float]], engine: str = "base-fp8") -> None:
     metrics = [Metric(f"{what}: before, after", "share", values) for what, values in before_and_after.items()]
     metrics += [
-        Metric("mean reward: first and last five steps", "reward", mean_rewards(run)),
-        Metric("staleness", "steps", run.values("staleness_mean")),
+        Metric("reward", "reward", run.values("reward")),
         Metric("worst push mismatch", "log-probability", [max(run.push_mismatches)]),
+        Metric("staleness", "steps", run.values("staleness_mean")),
         Metric("time", "s", [run.at_s[-1]]),
     ]
-    write(name, "pytest -m slow tests/e2e/test_grpo_learns.py", {"engine": "vllm, FP8, one"}, metrics)
+    config = {"engine": f"vllm, {engine}, one"}
+    write(name, "pytest -m slow tests/e2e/test_grpo_learns.py", config, metrics)
