@@ -39,7 +39,7 @@ class Observation:
     def slowdown(self, baseline: Observation) -> float:
         """How many times slower than in `baseline`, by the worse of the two; 0 if there is nothing to compare."""
         pairs = ((self.p95_ttft_s, baseline.p95_ttft_s), (self.p95_itl_s, baseline.p95_itl_s))
-        return max((now / then for now, then in pairs if now is not None and then), default=0.0)
+        return max((seen_s / alone_s for seen_s, alone_s in pairs if seen_s is not None and alone_s), default=0.0)
 
 
 class CapState(Enum):
