@@ -6,14 +6,14 @@ An engine scores the same rendered conversation; the differences (adapter - base
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engines.adapter import ProbeRecord
-from learners.data.collate import Encoded, Encoder, collate
+from learners.data.collate import Encoded, Encoder
 from learners.data.examples import Example, Message, Picture, Text, to_data_url
 from learners.data.images import open_picture
+from learners.scorer import Logprobs, Scorer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,19 +21,16 @@ if TYPE_CHECKING:
 MAX_IMAGE_BYTES = 128 * 1024
 MAX_SIDE = 448
 
-Logprobs = tuple[float, ...]
-
 
 class Probe:
     """A few of the job's own examples, scored under the base once and under the adapter at every checkpoint."""
 
     def __init__(self, model: PeftModel, encoder: Encoder, examples: Sequence[Example], size: int) -> None:
-        self._model = model
         self._examples = choose(examples, size)
         self._encoded = tuple(encoder.encode_whole(example) for example in self._examples)
+        self._scorer = Scorer(model, self._encoded, encoder.pad_id)
         with model.disable_adapter():
-            self._base = score(model, self._encoded, encoder.pad_id)
-        self._pad_id = encoder.pad_id
+            self._base = self._scorer.score()
 
     @property
     def size(self) -> int:
@@ -41,8 +38,7 @@ class Probe:
 
     def records(self) -> tuple[ProbeRecord, ...]:
         """Scores the adapter as it is now."""
-        adapted = score(self._model, self._encoded, self._pad_id)
-        rows = zip(self._examples, self._encoded, self._base, adapted, strict=True)
+        rows = zip(self._examples, self._encoded, self._base, self._scorer.score(), strict=True)
         return tuple(_record(*row) for row in rows)
 
 
@@ -56,42 +52,6 @@ def choose(examples: Sequence[Example], size: int) -> tuple[Example, ...]:
     distinct = list(reversed(by_text.values()))
     step = max(1, len(distinct) // size)
     return tuple(_reduced(example) for example in distinct[::step][:size])
-
-
-def score(model: PeftModel, batch: Sequence[Encoded], pad_id: int) -> tuple[Logprobs, ...]:
-    """Natural log-probabilities of each answer's tokens, computed in float32 and one example at a time.
-
-    All of `answer_ids` count, those behind the end of the turn too: an engine scores the same last tokens.
-    """
-    import torch
-
-    scores = []
-    with in_float32(model), torch.inference_mode():
-        for encoded in batch:
-            inputs = {name: tensor.to(model.device) for name, tensor in collate([encoded], pad_id).items()}
-            del inputs["labels"]
-            num_tokens = len(encoded.answer_ids)
-            logits = model(**inputs, use_cache=False).logits[0, -num_tokens - 1 : -1]  # (num_tokens, vocabulary)
-            logprobs = logits.float().log_softmax(-1).gather(-1, inputs["input_ids"][0, -num_tokens:, None])
-            scores.append(tuple(logprobs[:, 0].tolist()))
-    return tuple(scores)
-
-
-@contextmanager
-def in_float32(model: PeftModel) -> Iterator[None]:
-    """Evaluates without dropout and with every frozen weight in float32; puts all of it back."""
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    kept = [(parameter, parameter.dtype) for parameter in frozen if parameter.is_floating_point()]
-    was_training = model.training
-    model.eval()
-    for parameter, _ in kept:
-        parameter.data = parameter.data.float()
-    try:
-        yield
-    finally:
-        for parameter, dtype in kept:
-            parameter.data = parameter.data.to(dtype)
-        model.train(was_training)
 
 
 def _record(example: Example, encoded: Encoded, base: Logprobs, adapted: Logprobs) -> ProbeRecord:

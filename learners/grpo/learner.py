@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ from rollout.types import Group, Prompt
 if TYPE_CHECKING:
     from peft import PeftModel
 
-NUM_MEASURED = 16
-"""So many samples are computed for what is only measured."""
 PROBE_ANSWER = "yes"
 """What the probe scores after a prompt whose row names no answer: any text will do."""
 
@@ -73,13 +70,7 @@ class Learner:
         if not taught:  # a step without a gradient would still move the weights, by the optimizer's momentum
             return StepTerms(learning_rate=self._optimizer.pass_over(), skipped=_why_nothing(samples))
         batches = micro_batches(taught, self._encoder.pad_id, self._config.micro_batch_tokens)
-        terms = learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
-        return terms if self._spec.kl_beta else replace(terms, kl=self._divergence(samples))
-
-    def _divergence(self, samples: Sequence[Sample]) -> float:
-        """Of a few samples: where it is no part of the loss, it is only watched."""
-        few = samples[:NUM_MEASURED]
-        return self._policy.divergence(micro_batches(few, self._encoder.pad_id, self._config.micro_batch_tokens))
+        return learn(self._policy, self._optimizer, batches, self._spec, loss, self._count(samples, batches))
 
     def _count(self, samples: Sequence[Sample], batches: Sequence[Batch]) -> Denominators:
         """Of the whole step: a sample without advantage has no gradient, but is one of those that are averaged."""

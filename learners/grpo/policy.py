@@ -9,7 +9,9 @@ Imports torch: only the run of a job imports this module.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -21,6 +23,7 @@ from learners.grpo.batch import Batch
 from learners.grpo.loss import Denominators, LossTerms, add_up, k3
 from learners.grpo.optimizer import Optimizer
 from learners.grpo.presets import LossSpec
+from learners.vision import SeenImages
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,7 +41,8 @@ class PolicyOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepTerms:
-    """An optimizer step in numbers: means over its tokens (`LossTerms` says of what), and what the optimizer did.
+    """An optimizer step in numbers: means over its tokens (`LossTerms` says of what), and what the optimizer did. Where
+    `kl` is no part of the loss it is only watched, in the first micro-batch.
 
     `skipped` says why the weights were left as they were; empty: they were changed. None is what was not measured, as
     there was nothing to learn from.
@@ -84,6 +88,7 @@ class Policy:
         self, model: PeftModel, forbidden_ids: Sequence[int], temperature: float, chunk_tokens: int = CHUNK_TOKENS
     ) -> None:
         self._model = model
+        self._backbone: Any = model.get_base_model().model
         self._forbidden = torch.tensor(sorted(forbidden_ids), dtype=torch.long, device=model.device)
         self._temperature = temperature
         self._chunk_tokens = chunk_tokens
@@ -105,23 +110,18 @@ class Policy:
         with torch.no_grad(), self._model.disable_adapter():
             return self.logprobs(batch).logprobs
 
-    def divergence(self, batches: Sequence[Batch]) -> float:
-        """From the base without the adapter, in nats a token: the k3 estimate on what was sampled. No gradient."""
-        by_token = torch.cat([self._divergences(batch.to(self.device)) for batch in batches])
-        return float(by_token.mean())
-
-    def _divergences(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            log_ratio = self.reference_logprobs(batch) - self.logprobs(batch).logprobs
-        return k3(log_ratio)[batch.sampled]
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around all passes over one batch: its images are looked at once."""
+        with SeenImages().remembered(self._backbone):
+            yield
 
     def _hidden(self, batch: Batch) -> Tensor:
         """(N, width), in the order of `batch.sampled`: what predicts each sampled token."""
-        backbone = self._model.get_base_model().model
-        states = backbone(
+        states = self._backbone(
             **batch.inputs,
             attention_mask=attention_mask(batch.segments),
-            position_ids=position_ids(backbone, batch),
+            position_ids=position_ids(self._backbone, batch),
             use_cache=False,
         ).last_hidden_state
         rows = batch.rows[:, None].expand_as(batch.positions)
@@ -158,13 +158,16 @@ def learn(
     that happened too often in a row.
     """
     optimizer.zero_grad()
-    parts = [_accumulate(policy, batch.to(policy.device), spec, loss, denominators) for batch in batches]
-    terms, entropy = add_up([part for part, _ in parts]), sum(entropy for _, entropy in parts)
+    parts = [
+        _accumulate(policy, batch.to(policy.device), spec, loss, denominators, measures_kl=is_first)
+        for is_first, batch in zip(chain((True,), repeat(False)), batches, strict=False)
+    ]
+    terms, entropy = add_up([part.terms for part in parts]), sum(part.entropy for part in parts)
     outcome = optimizer.step(float(terms.loss))
     return StepTerms(
         loss=float(terms.loss),
         policy_loss=float(terms.policy),
-        kl=float(terms.kl),
+        kl=float(terms.kl) if spec.kl_beta else parts[0].kl,
         entropy=entropy / max(denominators.num_measured, 1),
         clip_fraction=float(terms.clip_fraction),
         ratio_mean=float(terms.ratio_mean),
@@ -180,24 +183,34 @@ def learn(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A batch's part of the step's terms, the sum of its tokens' entropies, and its mean divergence, if measured."""
+
+    terms: LossTerms
+    entropy: float
+    kl: float | None
+
+
 def _accumulate(
-    policy: Policy, batch: Batch, spec: LossSpec, loss: LossFunction, denominators: Denominators
-) -> tuple[LossTerms, float]:
-    """The batch's part of the step's terms, and the sum of its tokens' entropies."""
-    reference = policy.reference_logprobs(batch) if spec.kl_beta else None
-    output = policy.logprobs(batch)
+    policy: Policy, batch: Batch, spec: LossSpec, loss: LossFunction, denominators: Denominators, *, measures_kl: bool
+) -> _Part:
+    with policy.reading():
+        reference = policy.reference_logprobs(batch) if spec.kl_beta or measures_kl else None
+        output = policy.logprobs(batch)
     terms = loss(
         output.logprobs,
         None,  # a step is learned from once, so its own log-probabilities are those of before it
         batch.rollout_logprobs,
-        reference,
+        reference if spec.kl_beta else None,
         batch.advantages,
         batch.mask,
         spec,
         denominators,
     )
     terms.loss.backward()
-    return terms, float(output.entropy[batch.mask].sum())
+    kl = None if reference is None else k3(reference - output.logprobs.detach())[batch.sampled].mean()
+    return _Part(terms, float(output.entropy[batch.mask].sum()), None if kl is None else float(kl))
 
 
 def _spread(values: Tensor, sampled: Tensor) -> Tensor:

@@ -168,10 +168,9 @@ def run_trl(root: Path, rows: Path, seed: int, arguments: argparse.Namespace) ->
     print(f"trl-{seed} ...", file=sys.stderr, flush=True)
     words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     script = ROOT / "tests" / "support" / "trl_grpo.py"
-    done = subprocess.run(
-        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
-    )
-    assert done.returncode == 0, f"TRL: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    # What it prints is not kept back: a run that is ended from outside shows how far it came.
+    done = subprocess.run([sys.executable, str(script), *words], stdout=sys.stderr, timeout=RUN_TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"TRL ended with {done.returncode}; what it said is above"
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == arguments.steps, f"TRL made {len(lines)} steps"
     return Curve(tuple(line["reward"] for line in lines), tuple(line["at_s"] for line in lines))

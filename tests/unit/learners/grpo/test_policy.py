@@ -178,19 +178,45 @@ def test_an_image_is_computed_once_for_answers_in_one_row(
     assert grids == [1]
 
 
-def test_the_divergence_is_from_the_base_without_the_adapter(
-    policy: Policy, samples: list[Sample], encoder: Encoder
+def test_the_divergence_that_is_watched_is_from_the_base_without_the_adapter(
+    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder
 ) -> None:
+    """Of the first micro-batch, before the step."""
     import torch
 
-    batch = collate_samples(samples, encoder.pad_id)
+    from learners.grpo.loss import loss
+    from learners.grpo.optimizer import Optimizer
+    from learners.grpo.policy import learn
+
+    first, second = (collate_samples(piece, encoder.pad_id) for piece in (samples[:2], samples[2:]))
     with torch.no_grad():
-        change = (policy.reference_logprobs(batch) - policy.logprobs(batch).logprobs)[batch.sampled]
-    whole = policy.divergence([batch])
-    assert whole == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
-    assert whole > 0
-    pieces = [collate_samples(piece, encoder.pad_id) for piece in (samples[:1], samples[1:])]
-    assert policy.divergence(pieces) == pytest.approx(whole, rel=1e-4)
+        change = (policy.reference_logprobs(first) - policy.logprobs(first).logprobs)[first.sampled]
+    optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
+    watched = learn(policy, optimizer, [first, second], GRPO, loss, counts([first, second])).kl
+    assert watched == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
+    assert watched > 0
+
+
+def test_images_are_looked_at_once_a_step(
+    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder
+) -> None:
+    """For the pass with the adapter and the one without it."""
+    from learners.grpo.loss import loss
+    from learners.grpo.optimizer import Optimizer
+    from learners.grpo.policy import learn
+
+    looks: list[int] = []
+    batch = collate_samples(samples, encoder.pad_id)
+    tower = model.get_base_model().model.visual
+    handle = tower.register_forward_pre_hook(lambda *_: looks.append(1))
+    optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
+    try:
+        learn(policy, optimizer, [batch], replace(GRPO, kl_beta=0.1), loss, counts([batch]))
+        assert len(looks) == 1
+        learn(policy, optimizer, [batch], replace(GRPO, kl_beta=0.1), loss, counts([batch]))
+        assert len(looks) == 2
+    finally:
+        handle.remove()
 
 
 def test_the_gradient_is_that_of_the_whole_logits(

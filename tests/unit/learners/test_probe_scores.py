@@ -1,0 +1,108 @@
+"""Answers that are scored together have the log-probabilities that each has alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+import learners.toy
+from learners import scorer
+from learners.data.collate import Encoded, Encoder
+from learners.data.examples import Example, Message, Picture, Text
+from learners.scorer import Scorer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+BASE = Path(learners.toy.__file__).parent / "weights" / "base"
+QUESTIONS = {"what color is the shape?": "blue", "is it?": "yes", "what shape is in this picture?": "rectangle"}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    from transformers import AutoProcessor
+
+    return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
+
+
+@pytest.fixture(scope="module")
+def model() -> PeftModel:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32, local_files_only=True)
+    return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+
+
+@pytest.fixture(scope="module")
+def answers(encoder: Encoder) -> list[Encoded]:
+    rows = enumerate(QUESTIONS.items(), start=1)
+    messages = {line: (Message("user", (picture(), Text(question))), answer) for line, (question, answer) in rows}
+    return [
+        encoder.encode_whole(Example(str(line), line, (message,), answer))
+        for line, (message, answer) in messages.items()
+    ]
+
+
+def picture() -> Picture:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(buffer, "PNG")
+    return Picture(content=buffer.getvalue())
+
+
+def test_answers_of_other_lengths_are_scored_together_as_each_is_alone(
+    model: PeftModel, encoder: Encoder, answers: list[Encoded]
+) -> None:
+    together = Scorer(model, answers, encoder.pad_id).score()
+    assert [len(scores) for scores in together] == [len(encoded.answer_ids) for encoded in answers]
+    for encoded, scores in zip(answers, together, strict=True):
+        (alone,) = Scorer(model, [encoded], encoder.pad_id).score()
+        assert scores == pytest.approx(alone, abs=1e-5)
+    assert len(set(together)) == len(answers)
+
+
+def test_the_end_of_the_turn_is_scored_too(model: PeftModel, encoder: Encoder, answers: list[Encoded]) -> None:
+    """As an engine does, also where nothing behind the answer has a label."""
+    import torch
+
+    (encoded,) = answers[:1]
+    (scores,) = Scorer(model, [encoded], encoder.pad_id).score()
+    ids = torch.tensor([[*encoded.prompt_ids, *encoded.answer_ids]])
+    types = torch.tensor([[*encoded.types, *[0] * len(encoded.answer_ids)]])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, mm_token_type_ids=types, **encoded.vision).logits[0]
+    expected = logits.log_softmax(-1)[range(-len(scores) - 1, -1), encoded.answer_ids]
+    assert scores == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_no_more_tokens_than_allowed_are_computed_at_once_and_images_are_looked_at_once(
+    model: PeftModel, encoder: Encoder, answers: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    looks: list[int] = []
+    together = Scorer(model, answers, encoder.pad_id).score()
+    longest = max(encoded.num_tokens for encoded in answers)
+    monkeypatch.setattr(scorer, "MAX_TOKENS", 2 * longest)
+    backbone = model.get_base_model().model
+    handles = (
+        backbone.language_model.register_forward_pre_hook(
+            lambda _module, _args, kwargs: sizes.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
+        ),
+        backbone.visual.register_forward_pre_hook(lambda *_: looks.append(1)),
+    )
+    try:
+        pieces = Scorer(model, answers, encoder.pad_id)
+        first, second = pieces.score(), pieces.score()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert sizes == [2, 1, 2, 1]
+    assert len(looks) == 2
+    assert first == second
+    for scores, expected in zip(first, together, strict=True):
+        assert scores == pytest.approx(expected, abs=1e-5)
