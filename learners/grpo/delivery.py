@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from engines.adapter import WEIGHTS_FILE, Parcel, ProbeRecord
 from engines.errors import DeadlineExceeded, Refused, TandemError, Unavailable
-from engines.freshness import check_fresh
+from engines.freshness import FreshnessWatch
 from engines.profiles import FamilyProfile
 from engines.proof import Agreement, check_agreement, check_delivery
 from engines.replica import Replica
@@ -55,6 +55,7 @@ class _Station:
     target: Target | None = None
     holds: set[VersionName] = field(default_factory=set)
     error: str = ""
+    freshness: FreshnessWatch = field(default_factory=FreshnessWatch)
 
 
 class Delivery:
@@ -198,7 +199,7 @@ class Delivery:
         agreement = check_agreement(push.records, plain, tuned)
         before = self._records_before(push)
         if before:
-            check_fresh(push.records, before, plain, tuned)
+            station.freshness.check(push.records, before, plain, tuned)
         if not agreement.error <= self._max_mismatch:
             raise Refused(
                 f"replica {station.replica.name} does not sample from what was learned: log-probabilities of "

@@ -70,14 +70,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--phase-s", type=float, default=40.0)
     parser.add_argument("--off-s", type=float, help="a phase without training, by default as long as the others")
-    parser.add_argument("--rate", type=float, help="users' requests a second; by default 2 on a CPU, 40 on a GPU")
+    parser.add_argument("--rate", type=float, help="users' requests a second; by default 2 on a CPU, 25 on a GPU")
     parser.add_argument("--max-running", type=int, default=16)
     parser.add_argument("--picture", type=Path, default=ROOT / "bench-results" / "guest.png")
     parser.add_argument("--answers", type=Path, help="a file for when each chunk of each answer came")
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda" or (arguments.device == "auto" and has_gpu())
     arguments.device = "cuda" if on_gpu else "cpu"
-    arguments.rate = arguments.rate or (40.0 if on_gpu else 2.0)
+    arguments.rate = arguments.rate or (25.0 if on_gpu else 2.0)
     arguments.off_s = arguments.off_s or arguments.phase_s
     arguments.engine_model = arguments.engine_model or ("base" if on_gpu else "base-fp8")
     return arguments

@@ -85,11 +85,11 @@ def test_from_an_sft_adapter_grpo_brings_what_sft_left(tmp_path: Path) -> None:
 
 def test_from_the_base_the_mean_reward_rises_above_88_percent(tmp_path: Path) -> None:
     """Ten steps see each row once."""
-    settings = ("learning_rate=1e-3", "max_steps=60", "prompts_per_step=32", "group_size=4")
-    run = train(tmp_path, "from-base", rows(tmp_path, "corrections", 320, seed=7), EXACT, *settings)
+    settings = ("learning_rate=1e-3", "max_steps=80", "prompts_per_step=32", "group_size=4")
+    run = train(tmp_path, "from-base", rows(tmp_path, "corrections", 320, seed=7), EXACT, *settings, engine="base")
     first, last = mean_rewards(run, 10)
-    record("grpo-from-base", run, {"mean reward": (first, last)})
-    assert max(run.push_mismatches) <= MAX_FP8_MISMATCH
+    record("grpo-from-base", run, {"mean reward": (first, last)}, engine="base")
+    assert max(run.push_mismatches) <= MAX_MISMATCH
     assert first < 0.8
     assert last > 0.88
 

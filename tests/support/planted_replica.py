@@ -12,7 +12,7 @@ from engines.types import LoadedAdapter, VersionName
 
 
 class PlantedReplica(EngineActor):
-    """While `is_stale`, its engine is handed the files of the version before; it reports the hash that was sent."""
+    """While `is_stale`, its engine is handed the files that were sent before; it reports the hash of the newest."""
 
     name = "own/0"
     engine = "own"
@@ -20,16 +20,15 @@ class PlantedReplica(EngineActor):
     def __init__(self, config: EngineConfig, root: Path) -> None:
         super().__init__(self.engine, config, root / "logs", root / "copies")
         self.is_stale = False
-        self._honest: Parcel | None = None
+        self._before: Parcel | None = None
         self._sent: dict[VersionName, str] = {}
 
     async def copy(self, parcel: Parcel) -> None:
         self._sent[parcel.version] = parcel.sha256_of(WEIGHTS_FILE) or ""
+        before, self._before = self._before, parcel
         if self.is_stale:
-            assert self._honest is not None, "there is no version before the first"
-            parcel = replace(self._honest, version=parcel.version)
-        else:
-            self._honest = parcel
+            assert before is not None, "there is no version before the first"
+            parcel = replace(before, version=parcel.version)
         await super().copy(parcel)
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:

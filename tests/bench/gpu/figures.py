@@ -28,15 +28,29 @@ def _guest(name: str, limit_s: float, *arguments: str) -> Figure:
 
 _TESTS = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--timeout", "500")
 
-_ON_CARD = ("--device", "cuda", "--learner-threads", "4", "--phase-s", "30", "--off-s", "12")
+_ON_CARD = ("--device", "cuda", "--learner-threads", "4")
 
 FIGURES = MappingProxyType(
     {
         figure.name: figure
         for figure in (
             Figure("tests", _TESTS, 560.0),
-            _guest("guest", 590.0, *_ON_CARD, "--factors", "1.15", "1.15:cpu", "1.5", "uncapped"),
-            _guest("guest-limit", 590.0, *_ON_CARD, "--factors", "1.15", "--rounds", "3"),
+            _guest(
+                "guest", 590.0, *_ON_CARD, "--phase-s", "30", "--off-s", "20", "--factors", "1.15", "1.5", "uncapped"
+            ),
+            _guest(
+                "guest-limit",
+                590.0,
+                *_ON_CARD,
+                "--phase-s",
+                "60",
+                "--off-s",
+                "30",
+                "--factors",
+                "1.15",
+                "--rounds",
+                "2",
+            ),
             _bench("trl", 590.0, "bench_trl", "--device", "cuda"),
         )
     }

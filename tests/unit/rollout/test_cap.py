@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.cap import PULSE_S, REMEASURE_S, SETTLE_S, SMALLEST, AdaptiveCap, CapState, Observation, at_once
+from rollout.cap import (
+    PULSE_S,
+    REMEASURE_S,
+    SETTLE_S,
+    SMALLEST,
+    STEERED_TO,
+    AdaptiveCap,
+    CapState,
+    Observation,
+    at_once,
+)
 
 SECONDS = st.none() | st.floats(0.001, 60)
 SEEN = st.builds(Observation, SECONDS, SECONDS, st.integers(0, 50))
@@ -46,7 +56,7 @@ def test_a_cap_that_users_hardly_feel_is_used_for_the_most_part() -> None:
     cap, values = AdaptiveCap(16, 1.15), []
     for second in range(1000):
         values.append(cap.observe(slower(1 + 0.05 * cap.value), float(second)))
-    assert sum(values) / len(values) > 0.4 * 0.15 / 0.05
+    assert sum(values) / len(values) > 0.55 * STEERED_TO * 0.15 / 0.05
 
 
 @pytest.mark.timeout(5)
