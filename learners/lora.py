@@ -61,7 +61,7 @@ def _load_base(config: JobConfig) -> PreTrainedModel:
     default = torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = default if config.dtype == "auto" else getattr(torch, config.dtype)
     if device.type == "cuda":
-        # It plans anew for each shape, for up to seconds, and hardly two steps have batches of one shape.
+        # cuDNN's attention plans anew for each shape, for up to seconds; hardly two steps have batches of one shape.
         torch.backends.cuda.enable_cudnn_sdp(False)
     model = AutoModelForImageTextToText.from_pretrained(config.model, dtype=dtype, local_files_only=True)
     return model.to(device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from learners.data.collate import Encoded, collate
+from learners.data.lengths import grouped_by_length
 from learners.vision import SeenImages
 
 if TYPE_CHECKING:
@@ -22,11 +23,22 @@ Logprobs = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Examples that are scored at once: their places among all, what the model reads, and what it saw of the images."""
+class _Placed:
+    """An example and its place among all."""
 
-    places: tuple[int, ...]
-    examples: tuple[Encoded, ...]
+    place: int
+    encoded: Encoded
+
+    @property
+    def num_tokens(self) -> int:
+        return self.encoded.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Examples that are scored at once, what the model reads, and what it saw of the images."""
+
+    placed: tuple[_Placed, ...]
     inputs: Mapping[str, Tensor]
     seen: SeenImages
 
@@ -35,11 +47,9 @@ class Scorer:
     """Log-probabilities of the same answers under a model that changes."""
 
     def __init__(self, model: PeftModel, batch: Sequence[Encoded], pad_id: int) -> None:
+        placed = [_Placed(place, encoded) for place, encoded in enumerate(batch)]
         self._model = model
-        self._chunks = tuple(
-            _collated([(place, batch[place]) for place in places], pad_id, model.device)
-            for places in _of_one_length(batch)
-        )
+        self._chunks = tuple(_collated(chunk, pad_id, model.device) for chunk in grouped_by_length(placed, MAX_TOKENS))
 
     def score(self) -> tuple[Logprobs, ...]:
         """Natural log-probabilities of each answer's tokens, computed in float32.
@@ -51,40 +61,27 @@ class Scorer:
         scores: dict[int, Logprobs] = {}
         with in_float32(self._model), torch.inference_mode():
             for chunk in self._chunks:
-                with chunk.seen.remembered(self._model.get_base_model().model):
-                    scores |= zip(chunk.places, _score(self._model, chunk), strict=True)
+                places = (placed.place for placed in chunk.placed)
+                scores |= zip(places, _score(self._model, chunk), strict=True)
         return tuple(logprobs for _, logprobs in sorted(scores.items()))
 
 
-def _of_one_length(batch: Sequence[Encoded]) -> Iterator[list[int]]:
-    """Places in `batch`, each chunk at most `MAX_TOKENS` with its padding, or one example."""
-    chunk: list[int] = []
-    for place in sorted(range(len(batch)), key=lambda place: -batch[place].num_tokens):  # the longest first
-        if chunk and batch[chunk[0]].num_tokens * (len(chunk) + 1) > MAX_TOKENS:
-            yield chunk
-            chunk = []
-        chunk.append(place)
-    if chunk:
-        yield chunk
-
-
-def _collated(placed: Sequence[tuple[int, Encoded]], pad_id: int, device: torch.device) -> _Chunk:
-    places, examples = zip(*placed, strict=True)
-    inputs = {name: tensor.to(device) for name, tensor in collate(examples, pad_id).items() if name != "labels"}
-    return _Chunk(places, examples, inputs, SeenImages())
+def _collated(placed: Sequence[_Placed], pad_id: int, device: torch.device) -> _Chunk:
+    tensors = collate([one.encoded for one in placed], pad_id)
+    inputs = {name: tensor.to(device) for name, tensor in tensors.items() if name != "labels"}
+    return _Chunk(tuple(placed), inputs, SeenImages())
 
 
 def _score(model: PeftModel, chunk: _Chunk) -> Iterator[Logprobs]:
-    import torch
-
-    ids = chunk.inputs["input_ids"]
-    first = min(len(encoded.prompt_ids) for encoded in chunk.examples)
-    needed = torch.arange(first - 1, ids.shape[1] - 1, device=ids.device)
-    logits = model(**chunk.inputs, use_cache=False, logits_to_keep=needed).logits  # (B, from `first` on, vocabulary)
-    logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, first:, None])[..., 0].cpu()
-    for encoded, row in zip(chunk.examples, logprobs, strict=True):
-        start = len(encoded.prompt_ids) - first
-        yield tuple(row[start : start + len(encoded.answer_ids)].tolist())
+    """Only what predicts an answer goes through the head: its vocabulary is what takes memory."""
+    backbone = model.get_base_model().model
+    with chunk.seen.remembered(backbone):
+        hidden = backbone(**chunk.inputs, use_cache=False).last_hidden_state  # (B, L, width)
+    for row, placed in enumerate(chunk.placed):
+        start, num = len(placed.encoded.prompt_ids), len(placed.encoded.answer_ids)
+        logits = model.get_output_embeddings()(hidden[row, start - 1 : start - 1 + num])
+        targets = chunk.inputs["input_ids"][row, start : start + num, None]
+        yield tuple(logits.float().log_softmax(-1).gather(-1, targets)[:, 0].tolist())
 
 
 @contextmanager

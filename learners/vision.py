@@ -10,31 +10,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TOWER = "get_image_features"
-"""Of every vision-language model of transformers."""
+METHOD = "get_image_features"
+"""Of every vision-language model of transformers, without its head; its first argument are the pixels."""
 
 
 class SeenImages:
-    """Remembers the features of one batch's images. `backbone` is the model without its head."""
+    """Remembers the features of the tensor of pixels that was looked at last."""
 
     def __init__(self) -> None:
+        self._pixels: Any = None
         self._features: Any = None
 
     @contextmanager
     def remembered(self, backbone: Any) -> Iterator[None]:
-        """Within it, only this batch's images may be read, and in one number format."""
-        compute = getattr(backbone, TOWER, None)
-        if compute is None:
-            yield
-            return
+        """Around passes of `backbone`, the model without its head, in one number format."""
+        compute, before = getattr(backbone, METHOD), vars(backbone).get(METHOD)
 
-        def recall(*arguments: Any, **options: Any) -> Any:
-            if self._features is None:
-                self._features = compute(*arguments, **options)
+        def recall(pixels: Any, *arguments: Any, **options: Any) -> Any:
+            if pixels is not self._pixels:
+                self._features = compute(pixels, *arguments, **options)
+                self._pixels = pixels
             return self._features
 
-        setattr(backbone, TOWER, recall)
+        setattr(backbone, METHOD, recall)
         try:
             yield
         finally:
-            delattr(backbone, TOWER)
+            delattr(backbone, METHOD) if before is None else setattr(backbone, METHOD, before)

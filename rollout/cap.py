@@ -18,8 +18,8 @@ REMEASURE_S = 300.0
 
 
 STEERED_TO = 0.5
-"""Of the slowdown that users may feel, what the cap is steered to: it learns of what it does seconds later. With 0.7,
-users on a GPU felt 1.16 where 1.15 was allowed."""
+"""Of the slowdown that users may feel, what the cap is steered to: it learns of what it does seconds later, and
+what users' times do by chance adds to it."""
 SLOWEST_GROWTH = 0.25
 """Of the cap, every `ADJUST_S`. Faster, and it is far too high by the time that users' times tell; the more users may
 feel, the less that matters."""

@@ -18,7 +18,7 @@ from engines.freshness import FreshnessWatch
 from engines.profiles import FamilyProfile
 from engines.proof import Agreement, check_agreement, check_delivery
 from engines.replica import Replica
-from engines.types import VersionName
+from engines.types import ProbePrompt, ProbeScore, VersionName
 from rollout.types import Target
 
 LEASE_TTL_S = 120.0
@@ -49,13 +49,22 @@ class Delivered:
 
 @dataclass(slots=True)
 class _Station:
-    """What is known of one replica: where it answers, which versions it has proven, and why the last one failed."""
+    """What is known of one replica: where it answers, which versions it has proven, how its base scores the probes, and
+    why the last version failed.
+    """
 
     replica: Replica
     target: Target | None = None
     holds: set[VersionName] = field(default_factory=set)
+    base_scores: tuple[ProbeScore, ...] | None = None
     error: str = ""
     freshness: FreshnessWatch = field(default_factory=FreshnessWatch)
+
+    def forget(self) -> None:
+        """All that was known of an engine that is away or started anew: the same version says nothing new then."""
+        self.holds.clear()
+        self.base_scores = None
+        self.freshness = FreshnessWatch()
 
 
 class Delivery:
@@ -169,15 +178,15 @@ class Delivery:
             status = await station.replica.status()
         except TandemError:
             station.target = None
-            station.holds.clear()
+            station.forget()
             raise
         if status.endpoint is None:
             station.target = None
-            station.holds.clear()
+            station.forget()
             raise Unavailable(f"replica {station.replica.name} is {status.health.state}: {status.health.detail}")
         target = Target(station.replica.name, status.endpoint)
         if station.target != target:
-            station.holds.clear()
+            station.forget()
         station.target = target
         station.holds.intersection_update(adapter.version for adapter in status.adapters)
 
@@ -192,10 +201,8 @@ class Delivery:
         prompts = [record.prompt() for record in push.records]
         if not prompts:
             return Agreement(0.0, 0.0)
-        base = VersionName(station.replica.engine, 0)
-        plain, tuned = await asyncio.gather(
-            station.replica.probe(base, prompts), station.replica.probe(push.version, prompts)
-        )
+        plain = await self._base_scores(station, prompts)
+        tuned = await station.replica.probe(push.version, prompts)
         agreement = check_agreement(push.records, plain, tuned)
         before = self._records_before(push)
         if before:
@@ -206,6 +213,13 @@ class Delivery:
                 f"{push.version} differ by {agreement.error:.4f} on average, and max_mismatch is {self._max_mismatch:g}"
             )
         return agreement
+
+    async def _base_scores(self, station: _Station, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
+        """The same for every push until the engine starts anew."""
+        if station.base_scores is None:
+            base = VersionName(station.replica.engine, 0)
+            station.base_scores = tuple(await station.replica.probe(base, prompts))
+        return station.base_scores
 
     def _records_before(self, push: Push) -> tuple[ProbeRecord, ...]:
         """Of the version before this one; none before the first."""
@@ -224,7 +238,7 @@ class Delivery:
             raise
         except TandemError:  # it is away, full, or lost what it held: the next look brings it what it lacks
             station.target = None
-            station.holds.clear()
+            station.forget()
 
     def targets(self, version: VersionName) -> tuple[Target, ...]:
         """The replicas that have proven that they serve it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -41,8 +40,8 @@ class PolicyOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepTerms:
-    """An optimizer step in numbers: means over its tokens (`LossTerms` says of what), and what the optimizer did. Where
-    `kl` is no part of the loss it is only watched, in the first micro-batch.
+    """An optimizer step in numbers: means over its tokens (`LossTerms` says of what) before it, and what the optimizer
+    did. Where `kl` is no part of the loss it is only watched, in the first micro-batch, that of the longest rows.
 
     `skipped` says why the weights were left as they were; empty: they were changed. None is what was not measured, as
     there was nothing to learn from.
@@ -159,8 +158,8 @@ def learn(
     """
     optimizer.zero_grad()
     parts = [
-        _accumulate(policy, batch.to(policy.device), spec, loss, denominators, measures_kl=is_first)
-        for is_first, batch in zip(chain((True,), repeat(False)), batches, strict=False)
+        _accumulate(policy, batch.to(policy.device), spec, loss, denominators, measures_kl=number == 0)
+        for number, batch in enumerate(batches)
     ]
     terms, entropy = add_up([part.terms for part in parts]), sum(part.entropy for part in parts)
     outcome = optimizer.step(float(terms.loss))

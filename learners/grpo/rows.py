@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from learners.data.collate import Encoded
+from learners.data.lengths import grouped_by_length
 from learners.grpo.batch import Batch, Sample
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Row:
 def micro_batches(samples: Sequence[Sample], pad_id: int, max_tokens: int) -> tuple[Batch, ...]:
     """Rows of about one length together, each batch at most `max_tokens` with its padding, or one sample."""
     rows = rows_of(samples, max_tokens)
-    return tuple(collate_rows(chunk, pad_id) for chunk in _grouped_by_length(rows, max_tokens))
+    return tuple(collate_rows(chunk, pad_id) for chunk in grouped_by_length(rows, max_tokens))
 
 
 def collate_samples(samples: Sequence[Sample], pad_id: int) -> Batch:
@@ -96,17 +97,6 @@ def _split(samples: Sequence[Sample], max_tokens: int | None) -> Iterator[Row]:
         chunk.append(sample)
         num_sampled += len(sample.token_ids)
     yield Row(prompt, tuple(chunk))
-
-
-def _grouped_by_length(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in sorted(rows, key=lambda one: -one.num_tokens):  # the first of a chunk is its longest
-        if chunk and chunk[0].num_tokens * (len(chunk) + 1) > max_tokens:
-            yield chunk
-            chunk = []
-        chunk.append(row)
-    if chunk:
-        yield chunk
 
 
 def _inputs(rows: Sequence[Row], width: int, pad_id: int) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 
@@ -51,7 +51,7 @@ FIGURES = MappingProxyType(
                 "--rounds",
                 "2",
             ),
-            _bench("trl", 590.0, "bench_trl", "--device", "cuda"),
+            replace(_bench("trl", 590.0, "bench_trl", "--device", "cuda"), result="trl-cuda.json"),
         )
     }
 )

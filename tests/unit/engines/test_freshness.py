@@ -71,6 +71,13 @@ def test_the_weights_before_are_found_under_noise_and_these_are_not_taken_for_th
             check(FreshnessWatch(), noisy(BEFORE, NOISE, chance))
 
 
+def test_many_good_steps_do_not_make_up_for_bad_ones() -> None:
+    chance, watch = random.Random(8), FreshnessWatch()
+    for _ in range(200):
+        check(watch, noisy(THESE, STEP, chance))
+    assert num_until_found(watch, (noisy(BEFORE, STEP / 2, chance) for _ in range(10))) <= 5
+
+
 def test_where_noise_is_as_large_as_a_step_it_takes_a_few_steps() -> None:
     chance, nums = random.Random(6), []
     for _ in range(50):

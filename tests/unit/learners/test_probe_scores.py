@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 BASE = Path(learners.toy.__file__).parent / "weights" / "base"
-QUESTIONS = {"what color is the shape?": "blue", "is it?": "yes", "what shape is in this picture?": "rectangle"}
+ASKED = (
+    ("is it?", "red", 64, "yes"),
+    ("what color is the shape?", "blue", 64, "blue"),
+    ("hello", "", 0, "no"),
+    ("what shape is in this picture?", "green", 128, "rectangle"),
+)
+"""A question, its picture's color and side (none: 0), and an answer."""
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +47,17 @@ def model() -> PeftModel:
 
 @pytest.fixture(scope="module")
 def answers(encoder: Encoder) -> list[Encoded]:
-    rows = enumerate(QUESTIONS.items(), start=1)
-    messages = {line: (Message("user", (picture(), Text(question))), answer) for line, (question, answer) in rows}
-    return [
-        encoder.encode_whole(Example(str(line), line, (message,), answer))
-        for line, (message, answer) in messages.items()
-    ]
+    return [encoder.encode_whole(example(*asked)) for asked in ASKED]
 
 
-def picture() -> Picture:
+def example(question: str, color: str, side: int, answer: str) -> Example:
+    pictures = (picture(color, side),) if side else ()
+    return Example("1", 1, (Message("user", (*pictures, Text(question))),), answer)
+
+
+def picture(color: str, side: int) -> Picture:
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), "blue").save(buffer, "PNG")
+    Image.new("RGB", (side, side), color).save(buffer, "PNG")
     return Picture(content=buffer.getvalue())
 
 
@@ -80,6 +86,26 @@ def test_the_end_of_the_turn_is_scored_too(model: PeftModel, encoder: Encoder, a
     assert scores == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_what_is_remembered_of_images_does_not_hide_that_the_adapter_changed(
+    model: PeftModel, encoder: Encoder, answers: list[Encoded]
+) -> None:
+    import torch
+
+    kept = Scorer(model, answers, encoder.pad_id)
+    before = kept.score()
+    changed = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+    for parameter in changed:
+        parameter.data = torch.full_like(parameter, 0.5)
+    try:
+        after, anew = kept.score(), Scorer(model, answers, encoder.pad_id).score()
+    finally:
+        for parameter in changed:
+            parameter.data = torch.zeros_like(parameter)
+    assert after == anew
+    moved = [abs(new - old) for pair in zip(after, before, strict=True) for new, old in zip(*pair, strict=True)]
+    assert max(moved) > 0.01
+
+
 def test_no_more_tokens_than_allowed_are_computed_at_once_and_images_are_looked_at_once(
     model: PeftModel, encoder: Encoder, answers: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +127,7 @@ def test_no_more_tokens_than_allowed_are_computed_at_once_and_images_are_looked_
     finally:
         for handle in handles:
             handle.remove()
-    assert sizes == [2, 1, 2, 1]
+    assert sizes == [2, 2, 2, 2]
     assert len(looks) == 2
     assert first == second
     for scores, expected in zip(first, together, strict=True):

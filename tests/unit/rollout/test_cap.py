@@ -52,7 +52,7 @@ def test_users_are_within_the_factor_most_of_the_time(slope: float, max_running:
 
 
 @pytest.mark.timeout(5)
-def test_a_cap_that_users_hardly_feel_is_used_for_the_most_part() -> None:
+def test_a_cap_is_used_up_to_more_than_half_of_what_it_is_steered_to() -> None:
     cap, values = AdaptiveCap(16, 1.15), []
     for second in range(1000):
         values.append(cap.observe(slower(1 + 0.05 * cap.value), float(second)))

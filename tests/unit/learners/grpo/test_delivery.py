@@ -47,6 +47,7 @@ class ScriptedReplica:
         self.copies: dict[VersionName, Parcel] = {}
         self.renewed: set[VersionName] = set()
         self.served = -0.5
+        self.num_base_probes = 0
         self.is_down = False
         self.is_full = False
 
@@ -83,6 +84,7 @@ class ScriptedReplica:
         self.renewed |= set(names)
 
     async def probe(self, name: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
+        self.num_base_probes += name == BASE
         value = -1.0 if name == BASE else self.served
         return tuple(ProbeScore((1, 2), (value, value)) for _ in prompts)
 
@@ -182,6 +184,17 @@ async def test_a_replica_that_started_anew_is_brought_the_newest_version_before_
     await scene.delivery.tend()
     assert scene.used[-1] == (version(1), ["small/0", "small/1"])
     assert version(1) in second.held
+
+
+async def test_the_base_is_probed_once_until_the_engine_starts_anew() -> None:
+    replica = ScriptedReplica(0)
+    scene = Scene(replica)
+    for number in range(1, 4):
+        await scene.delivery.deliver(push(number), 5.0)
+    assert replica.num_base_probes == 1
+    replica.restart()
+    await scene.delivery.tend()
+    assert replica.num_base_probes == 2
 
 
 async def test_leases_of_what_is_in_use_are_renewed() -> None:
