@@ -24,8 +24,8 @@ JOB_SETTINGS = (
     "learning_rate = 5e-4",
     "prompts_per_step = 32",
     "group_size = 4",
-    "max_steps = 20",
-    "save_every = 20",
+    "max_steps = 12",
+    "save_every = 12",
     "max_staleness = 1",
 )
 
