@@ -36,4 +36,7 @@ class SeenImages:
         try:
             yield
         finally:
-            delattr(backbone, METHOD) if before is None else setattr(backbone, METHOD, before)
+            if before is None:
+                delattr(backbone, METHOD)
+            else:
+                setattr(backbone, METHOD, before)
