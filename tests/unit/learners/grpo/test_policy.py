@@ -324,7 +324,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(
     from learners.grpo.optimizer import Optimizer
     from learners.grpo.policy import learn
 
-    good = collate_samples(samples[1:2], encoder.pad_id)
+    good = collate_samples(samples, encoder.pad_id)
     bad = replace(good, advantages=good.advantages * math.nan)
     optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
     before = weights(model)
