@@ -1,8 +1,8 @@
 """A recording of what a real SGLang server answered, and the ASGI application that answers from it.
 
 `Recorder` passes calls on to a server and writes down what it says; `Replay` says it again. Both stand where SGLang's
-application stands: behind the gate. A part of an answer is said again only after as many different calls have begun
-as had when it was recorded, so that what followed an abort follows an abort.
+application stands: behind the gate. A part of a completion is said again only after as many different calls have
+begun as had when it was recorded, so that what followed an abort follows an abort.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import aiohttp
 
 RECORDING = Path(__file__).parents[1] / "data" / "sglang" / "exchanges.json"
 CALL_TIMEOUT_S = 60.0
+CHAT, ABORT = "/v1/chat/completions", "/abort_request"
+NOTHING: dict[str, Any] = {"status": 200, "parts": []}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class _Calls:
             self.begun[key] = self.begun.get(key, 0) + 1
             self.changed.notify_all()
         return key
+
+    async def wait_until_begun(self, number: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.begun) >= number)
 
     def _plain(self, body: Any) -> Any:
         if not isinstance(body, dict):
@@ -112,12 +118,13 @@ class Replay:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         key = await self._calls.begin(scope, (await receive())["body"])
-        answers = self._said.get(key)
+        # How often it is aborted depends on how soon SGLang lets go.
+        answers = self._said.get(key, [NOTHING] if scope["path"] == ABORT else [])
         assert answers, f"not in the recording: {key[:300]}"
         said = answers[min(self._calls.begun[key], len(answers)) - 1]
         await send({"type": "http.response.start", "status": said["status"], "headers": []})
         for num_begun, part in said["parts"]:
-            async with self._calls.changed:
-                await self._calls.changed.wait_for(lambda num=num_begun: len(self._calls.begun) >= num)
+            if scope["path"] == CHAT:
+                await self._calls.wait_until_begun(num_begun)
             await send({"type": "http.response.body", "body": part.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -50,7 +50,9 @@ class Chat:
         async with self._aborted_when_gone(scope, receive, ids):
             statuses = await asyncio.gather(*(exchange.status() for exchange in exchanges))
             if any(status != 200 for status in statuses):
-                await self._requests.end(scope, ids)
+                await self._requests.end(
+                    scope, [one for one, status in zip(ids, statuses, strict=True) if status == 200]
+                )
                 raise await _refusal(exchanges, statuses)
             usage = Usage()
             if request.is_stream:
