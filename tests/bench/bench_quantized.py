@@ -2,8 +2,8 @@
 
 All runs have `old = "learner"`: the learner's own log-probabilities stand for the policy that sampled. Corrected ones
 weigh each token by learner / engine, cut to 2; uncorrected ones take the engine's samples for the learner's own. All
-are synchronous, so that nothing but the number format lies between the two. `max_mismatch` is raised out of the way,
-since four bits differ by more than a job allows by itself.
+are synchronous, so that nothing but the number format lies between the two. `max_mismatch` is raised out of the way:
+how far a push differs is a figure here, not the end of a run.
 
 Without a GPU the unquantized engine and what W4A16 stands for are served in float32: a CPU may lack the operator.
 Exits with 1 if a run failed; what the others found is kept.
