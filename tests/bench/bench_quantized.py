@@ -96,13 +96,14 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES)
     parser.add_argument("--corrections", nargs="+", choices=CORRECTIONS, default=CORRECTIONS)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, help="by default 40, on a CPU 10")
     parser.add_argument("--eval-size", type=int, default=500, help="held-out questions that each last version is asked")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side; nothing that is reported is a time")
     parser.add_argument("--limit-s", type=float, default=540.0, help="of each run, its engine's start included")
     arguments = parser.parse_args()
+    arguments.steps = arguments.steps or (40 if arguments.device == "cuda" else 10)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the jobs are ended
     with tempfile.TemporaryDirectory() as directory:
         return run_all(Path(directory), arguments)

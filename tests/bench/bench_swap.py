@@ -84,12 +84,16 @@ def main() -> int:
     parser.add_argument("--model", choices=(SMALL, "narrow", "2b"), default=SMALL)
     parser.add_argument("--kind", choices=("vllm", "fake"), default="vllm", help="the engine")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=256, help="of an answer")
+    parser.add_argument("--streams", type=int, help="by default 64, on a CPU 8")
+    parser.add_argument("--tokens", type=int, help="of an answer; by default 256, on a CPU 32")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--swaps", type=int, default=8)
+    parser.add_argument("--swaps", type=int, help="by default 8, on a CPU 3")
     arguments = parser.parse_args()
+    on_card = arguments.device == "cuda"
     arguments.name = arguments.name or f"swap-{arguments.model}"
+    arguments.streams = arguments.streams or (64 if on_card else 8)
+    arguments.tokens = arguments.tokens or (256 if on_card else 32)
+    arguments.swaps = arguments.swaps or (8 if on_card else 3)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped
     with tempfile.TemporaryDirectory() as directory:
         return run(Path(directory), arguments)

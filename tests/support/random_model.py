@@ -50,7 +50,7 @@ from learners.toy.processor import (
 VOCABULARY = 151_936
 FIRST_SPECIAL = 151_643
 SIDE = 256
-"""Pixels that a smaller picture is scaled up to: 64 tokens."""
+"""Pixels that every picture is scaled to: 64 tokens."""
 EFFECT = 0.4
 """Of an adapter, on what a linear gives: its deviation. It has the model say something else from the first token on."""
 TEXT = {
@@ -166,7 +166,7 @@ def processor_of(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
         "temporal_patch_size": VISION["temporal_patch_size"],
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
-        "size": {"shortest_edge": SIDE**2, "longest_edge": 16 * SIDE**2},  # in pixels
+        "size": {"shortest_edge": SIDE**2, "longest_edge": SIDE**2},  # in pixels
     }
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**vision),
