@@ -113,13 +113,17 @@ class VllmEngine(ServedEngine):
         build = await build_of(python)
         check_scheme(self.name, self.config, cpu_kind() if build.is_cpu else gpu_kind())
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
-        family = family_of(self.name, self.config)
+        family = self.family()
         env = environment(self.config, build, family)
-        return Launch((*module, *arguments(self.name, self.config, port, build)), env)
+        return Launch((*module, *arguments(self.name, self.config, port, build, family)), env)
+
+    def family(self) -> FamilyProfile:
+        """Raises `BadRequest` for a model of no known family."""
+        return family_of(self.name, self.config)
 
 
-def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple[str, ...]:
-    """vLLM's command line; raises `BadRequest` for a model of no known family."""
+def arguments(name: str, config: EngineConfig, port: int, build: Build, family: FamilyProfile) -> tuple[str, ...]:
+    """vLLM's command line."""
     return (
         *("--model", config.model, "--served-model-name", f"{name}@0"),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -128,7 +132,7 @@ def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--logits-processors", "tandem_vllm_plugin.never_sampled:NeverSampled"),
         *_rollout_arguments(config),
-        *_lora_arguments(config, family_of(name, config)),
+        *_lora_arguments(config, family),
         *_model_arguments(config, build),
         *_extra_arguments(config),
     )
