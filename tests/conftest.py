@@ -2,5 +2,7 @@
 
 from hypothesis import settings
 
+pytest_plugins = ("evidence",)
+
 settings.register_profile("tandem", deadline=None)
 settings.load_profile("tandem")
