@@ -9,12 +9,15 @@ from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.errors import BadRequest, ConfigError
+from engines.inspection import Fault, Inspection
 from engines.profiles import FamilyProfile, architectures_of, profile_of
 from engines.schemes import Combination, MachineKind, Scheme, check_scheme, combination_of
+from gateway.doctor.machine import Machine
 from gateway.probing.engine import NAME, engine_for
 from gateway.probing.learner import inspect
 from gateway.probing.parity import MAX_MEAN_ERROR, MAX_MEAN_ERROR_ROUNDED
 from gateway.probing.profile import profile_for, row_of
+from gateway.probing.room import why_no_room
 from gateway.probing.serving import Model, serve
 from gateway.probing.subjects import family_verdict, inspection_verdicts
 from gateway.probing.verdict import Outcome, Verdict, fails, unknown, works
@@ -37,8 +40,7 @@ async def examine(config: EngineConfig, machine: MachineKind, say: Say) -> Exami
     asked = combination_of(NAME, config, machine)
     verdicts = [family_verdict(architectures), _machine_verdict(config, asked)]
     with tempfile.TemporaryDirectory(prefix="tandem-doctor-") as scratch:
-        say(f"loading {model_dir} with transformers, in float32")
-        found = await inspect(model_dir, Path(scratch))
+        found = await _inspected(model_dir, asked, Path(scratch), say)
         verdicts += inspection_verdicts(found)
         known = _known(model_dir)
         profile = known or profile_for(found, architectures)
@@ -51,6 +53,13 @@ async def examine(config: EngineConfig, machine: MachineKind, say: Say) -> Exami
         served = await serve(engine_for(config, Path(scratch), None if known else profile), model)
     row = "" if known else row_of(served.profile)
     return Examination((*verdicts, *served.verdicts), row)
+
+
+async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Say) -> Inspection:
+    if reason := why_no_room(model_dir, asked.scheme, Machine()):
+        return Inspection(path=str(model_dir), faults=(Fault(step="load", reason=reason),))
+    say(f"loading {model_dir} with transformers, in float32")
+    return await inspect(model_dir, scratch)
 
 
 def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:

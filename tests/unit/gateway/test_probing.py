@@ -15,11 +15,13 @@ from engines.config import EngineConfig
 from engines.errors import BadRequest
 from engines.inspection import Fault, Inspection, Part, PartLinears, parse_inspection
 from engines.profiles import PROFILES, FamilyProfile
-from engines.schemes import MachineKind
+from engines.schemes import MachineKind, Scheme
 from engines.types import ProbeScore
+from gateway.doctor.machine import Machine
 from gateway.probing.examine import Examination, examine
 from gateway.probing.parity import parity_of, same_tokens
 from gateway.probing.profile import profile_for, row_of, with_engine_names
+from gateway.probing.room import why_no_room
 from gateway.probing.subjects import family_verdict, inspection_verdicts
 from gateway.probing.verdict import Outcome
 
@@ -130,6 +132,17 @@ def test_parity_is_the_mean_and_the_largest_difference_over_all_tokens() -> None
 def test_other_tokens_are_no_parity() -> None:
     assert same_tokens([record(-1.0)], [ProbeScore((0,), (-1.0,))])
     assert not same_tokens([record(-1.0)], [ProbeScore((7,), (-1.0,))])
+
+
+def test_a_model_too_large_for_the_memory_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 1024 kB\n")
+    (tmp_path / "model.safetensors").write_bytes(bytes(600 * 1024))
+    machine = Machine(proc=tmp_path, cgroup=tmp_path)
+    assert "in float32 it takes about" in why_no_room(tmp_path, Scheme.UNQUANTIZED, machine)
+    (tmp_path / "model.safetensors").write_bytes(bytes(110 * 1024))
+    assert why_no_room(tmp_path, Scheme.UNQUANTIZED, machine) == ""
+    assert why_no_room(tmp_path, Scheme.GPTQ, machine) != ""
+    assert why_no_room(tmp_path, Scheme.FP8, machine) == ""
 
 
 def test_an_inspection_that_is_no_such_document_is_refused() -> None:
