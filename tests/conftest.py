@@ -5,6 +5,8 @@ import shutil
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ("evidence",)
+
 settings.register_profile("tandem", deadline=None)
 settings.load_profile("tandem")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from toys import TOYS
 
 from engines.config import EngineConfig
 from engines.errors import ConfigError, EngineDown
 from engines.profiles import PROFILES
-from engines.sglang import PLUGIN_DIR, SglangEngine, arguments, check_interpreter, environment, served_family
+from engines.sglang import PLUGIN_DIR, SglangEngine, arguments, check_interpreter, environment
 
 FAMILY = PROFILES["qwen3_vl"]
 
@@ -101,10 +101,10 @@ def test_shards_are_asked_for_only_where_there_are_several() -> None:
     assert "--tp-size" not in words()
 
 
-def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.sglang.family_of", lambda name, config: dataclasses.replace(FAMILY, name="internvl"))
-    with pytest.raises(ConfigError, match=r"engines\.small\.kind: SGLang cannot serve a internvl with adapters"):
-        served_family("small", EngineConfig(model="m", kind="sglang"))
+async def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused(tmp_path: Path) -> None:
+    engine = SglangEngine("small", EngineConfig(model=str(TOYS["internvl"].base), kind="sglang"), tmp_path)
+    with pytest.raises(ConfigError, match=r"engines\.small\.model: sglang cannot serve internvl"):
+        await engine.launch(1)
 
 
 def test_the_python_path_is_the_sections_or_else_ours(monkeypatch: pytest.MonkeyPatch) -> None:
