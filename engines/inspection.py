@@ -52,8 +52,6 @@ class Inspection(_Record):
     parts: tuple[PartLinears, ...] = ()
     layers: str = ""
     """What the names of the language model's repeated linears begin with, up to the layer's number."""
-    names_differ: bool = False
-    """Whether the weight files call the language linears otherwise than transformers does."""
     renders_images: bool = False
     """Whether the chat template turns an image part into something."""
     vision_tokens: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from gateway.probing.learner import inspect
 from gateway.probing.parity import MAX_MEAN_ERROR, MAX_MEAN_ERROR_ROUNDED
 from gateway.probing.profile import profile_for, row_of
 from gateway.probing.room import why_no_room
-from gateway.probing.serving import Model, serve
+from gateway.probing.serving import Model, Served, serve
 from gateway.probing.subjects import family_verdict, inspection_verdicts
-from gateway.probing.verdict import Outcome, Verdict, fails, unknown, works
+from gateway.probing.verdict import Outcome, Verdict, all_work, fails, unknown, works
+from gateway.probing.verifying import verify_verdict
 
 Say = Callable[[str], None]
 
@@ -48,9 +50,10 @@ async def examine(config: EngineConfig, machine: MachineKind, say: Say) -> Exami
             return _without_engine(verdicts, verdicts[1].found, profile, known)
         if profile is None:
             return _without_engine(verdicts, "which of its linears an adapter may touch is not known", None, known)
+        verdicts.append(verify_verdict(found, profile, config.max_lora_rank))
         say(f"starting a {config.kind} engine for it")
         model = Model(found, profile, _limit(config, asked), is_probed=known is None)
-        served = await serve(engine_for(config, Path(scratch), None if known else profile), model)
+        served = await _served(config, model, say)
     row = "" if known else row_of(served.profile)
     return Examination((*verdicts, *served.verdicts), row)
 
@@ -60,6 +63,17 @@ async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Sa
         return Inspection(path=str(model_dir), faults=(Fault(step="load", reason=reason),))
     say(f"loading {model_dir} with transformers, in float32")
     return await inspect(model_dir, scratch)
+
+
+async def _served(config: EngineConfig, model: Model, say: Say) -> Served:
+    """The engine's log is kept only where something failed, since the verdicts name it."""
+    logs = tempfile.mkdtemp(prefix="tandem-doctor-log-")
+    served = await serve(engine_for(config, Path(logs), model.profile if model.is_probed else None), model)
+    if all_work(served.verdicts):
+        shutil.rmtree(logs)
+    else:
+        say(f"the engine's log is kept in {logs}")
+    return served
 
 
 def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:

@@ -104,11 +104,6 @@ def test_what_failed_is_said_with_its_reason() -> None:
     assert (found["chat template"].outcome, found["chat template"].found) == (Outcome.FAILS, "no template")
 
 
-def test_weights_of_other_names_fail_where_an_adapter_would_be_verified() -> None:
-    assert outcomes(inspection(names_differ=True))["language linears"] is Outcome.FAILS
-    assert outcomes(inspection())["language linears"] is Outcome.WORKS
-
-
 def test_a_template_without_images_fails() -> None:
     assert outcomes(inspection(renders_images=False))["chat template"] is Outcome.FAILS
 
