@@ -25,6 +25,7 @@ from gateway.probing.verdict import Outcome, Verdict, all_work, fails, unknown, 
 from gateway.probing.verifying import verify_verdict
 
 Say = Callable[[str], None]
+NO_PROFILE = "which of its linears an adapter may touch is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,21 @@ async def examine(config: EngineConfig, machine: MachineKind, say: Say) -> Exami
     model_dir = config.model_path()
     architectures = architectures_of(model_dir)
     asked = combination_of(NAME, config, machine)
-    verdicts = [family_verdict(architectures), _machine_verdict(config, asked)]
+    scheme = _scheme_verdict(config, asked)
     with tempfile.TemporaryDirectory(prefix="tandem-doctor-") as scratch:
         found = await _inspected(model_dir, asked, Path(scratch), say)
-        verdicts += inspection_verdicts(found)
         known = _known(model_dir)
         profile = known or profile_for(found, architectures)
-        if verdicts[1].outcome is not Outcome.WORKS:
-            return _without_engine(verdicts, verdicts[1].found, profile, known)
+        read = [family_verdict(architectures), scheme, *inspection_verdicts(found)]
         if profile is None:
-            return _without_engine(verdicts, "which of its linears an adapter may touch is not known", None, known)
-        verdicts.append(verify_verdict(found, profile, config.max_lora_rank))
-        say(f"starting a {config.kind} engine for it")
-        model = Model(found, profile, _limit(config, asked), is_probed=known is None)
-        served = await _served(config, model, say)
-    row = "" if known else row_of(served.profile)
-    return Examination((*verdicts, *served.verdicts), row)
+            return Examination((*read, unknown("serves", f"not tried: {NO_PROFILE}")))
+        read.append(verify_verdict(found, profile, config.max_lora_rank))
+        if scheme.outcome is Outcome.WORKS:
+            model = Model(found, profile, _limit(config, asked), is_probed=known is None)
+            served = await _served(config, model, say)
+        else:
+            served = Served((unknown("serves", f"not tried: {scheme.found}"),), profile)
+    return Examination((*read, *served.verdicts), "" if known else row_of(served.profile))
 
 
 async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Say) -> Inspection:
@@ -67,6 +67,7 @@ async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Sa
 
 async def _served(config: EngineConfig, model: Model, say: Say) -> Served:
     """The engine's log is kept only where something failed, since the verdicts name it."""
+    say(f"starting a {config.kind} engine for it")
     logs = tempfile.mkdtemp(prefix="tandem-doctor-log-")
     served = await serve(engine_for(config, Path(logs), model.profile if model.is_probed else None), model)
     if all_work(served.verdicts):
@@ -76,7 +77,7 @@ async def _served(config: EngineConfig, model: Model, say: Say) -> Served:
     return served
 
 
-def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:
+def _scheme_verdict(config: EngineConfig, asked: Combination) -> Verdict:
     try:
         check_scheme(NAME, config, asked.machine)
     except ConfigError as error:
@@ -84,13 +85,6 @@ def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:
     if asked.scheme is Scheme.UNKNOWN:
         return works("scheme", f"of a format that no rule names; {config.kind} on {asked.machine} is tried")
     return works("scheme", f"{asked.scheme}; nothing speaks against {config.kind} on {asked.machine}")
-
-
-def _without_engine(
-    verdicts: list[Verdict], reason: str, profile: FamilyProfile | None, known: FamilyProfile | None
-) -> Examination:
-    row = row_of(profile) if profile is not None and known is None else ""
-    return Examination((*verdicts, unknown("serves", f"not tried: {reason}")), row)
 
 
 def _known(model_dir: Path) -> FamilyProfile | None:
