@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engines.adapter.files import open_regular, parse_object, read_bounded, read_chunks, size_of
-from engines.adapter.tensors import read_header
+from engines.adapter.tensors import TensorInfo, read_header
 from engines.errors import BadRequest
 from engines.profiles import FamilyProfile, profile_of
 
@@ -29,7 +29,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules`: name in the checkpoint -> (out_features, in_features), of the linears that adapters may touch."""
+    """`modules`: name in the model -> (out_features, in_features), of the linears that adapters may touch."""
 
     path: Path
     profile: FamilyProfile
@@ -71,6 +71,12 @@ def base_hash_of(model_dir: Path) -> str:
     return value
 
 
+def stored_modules(model_dir: Path) -> frozenset[str]:
+    """What the weight files call their modules. Raises `BadRequest` without safetensors weights."""
+    names = (tensor.name for path in _weight_files(model_dir) for tensor in _tensors(path))
+    return frozenset(name.rpartition(".")[0] for name in names)
+
+
 def _weight_files(model_dir: Path) -> tuple[Path, ...]:
     index = model_dir / INDEX_FILE
     if not index.exists():
@@ -87,15 +93,19 @@ def _weight_files(model_dir: Path) -> tuple[Path, ...]:
 
 
 def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
-    # Files of a hub's cache are symbolic links, and the operator chose this directory.
-    with open_regular(path, follow_symlinks=True) as file:
-        tensors = read_header(file, path.name).tensors
     shapes = {}
-    for tensor in tensors:
-        module, _, leaf = tensor.name.rpartition(".")
+    for tensor in _tensors(path):
+        stored, _, leaf = tensor.name.rpartition(".")
+        module = profile.model_module(stored)
         if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def _tensors(path: Path) -> tuple[TensorInfo, ...]:
+    # Files of a hub's cache are symbolic links, and the operator chose this directory.
+    with open_regular(path, follow_symlinks=True) as file:
+        return read_header(file, path.name).tensors
 
 
 def _stamp(path: Path) -> _Stamp:

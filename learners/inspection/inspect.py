@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.adapter import ProbeRecord
+from engines.adapter.base import stored_modules
 from engines.errors import BadRequest, TandemError
 from engines.inspection import Fault, Inspection
 from engines.profiles import read_config
@@ -57,7 +58,9 @@ def inspect(model_dir: Path, out: Path, num_threads: int) -> Inspection:
     anatomy = None
     if model is not None:
         anatomy = steps.run("parts", lambda: anatomy_of(model))
-        found = _with_model(found, model, anatomy)
+        stored = steps.run("names", lambda: stored_modules(model_dir)) or frozenset()
+        found = _with_model(found, model)
+        found = found if anatomy is None else _with_anatomy(found, anatomy, stored)
     if model is not None and reader is not None and anatomy is not None:
         found = steps.run("adapter", lambda: _with_adapter(found, model, reader, anatomy, out / "adapter")) or found
     return found.model_copy(update={"faults": tuple(steps.faults)})
@@ -94,14 +97,26 @@ def _with_processor(found: Inspection, steps: Steps, reader: Reader) -> Inspecti
     return found.model_copy(update={"renders_images": True, "vision_tokens": tokens})
 
 
-def _with_model(found: Inspection, model: PreTrainedModel, anatomy: Anatomy | None) -> Inspection:
+def _with_model(found: Inspection, model: PreTrainedModel) -> Inspection:
     named = {
         "architecture": type(model).__name__,
         "model_type": str(model.config.model_type),
         "num_parameters": model.num_parameters(),
     }
-    parts = {"parts": anatomy.parts(), "layers": anatomy.layers} if anatomy is not None else {}
-    return found.model_copy(update=named | parts)
+    return found.model_copy(update=named)
+
+
+def _with_anatomy(found: Inspection, anatomy: Anatomy, stored: frozenset[str]) -> Inspection:
+    if not anatomy.layered:
+        return found.model_copy(update={"parts": anatomy.parts()})
+    return found.model_copy(
+        update={
+            "parts": anatomy.parts(),
+            "layers": anatomy.layers,
+            "peft_targets": anatomy.peft_targets,
+            "stored_layers": anatomy.stored_layers(stored),
+        }
+    )
 
 
 def _with_adapter(
