@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engines.adapter.files import open_regular, parse_object, read_bounded, read_chunks, size_of
-from engines.adapter.tensors import read_header
+from engines.adapter.tensors import TensorInfo, read_header
 from engines.errors import BadRequest
 from engines.profiles import FamilyProfile, profile_of
 
@@ -44,11 +44,12 @@ class _Stamp:
     mtime_ns: int
 
 
-def read_base(model_dir: Path) -> BaseModel:
-    """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
-    profile = profile_of(model_dir)
+def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseModel:
+    """By default of the family that its config.json names. Raises `BadRequest` for a directory that is no such model,
+    or has no safetensors weights."""
+    profile = profile or profile_of(model_dir)
     modules: dict[str, tuple[int, int]] = {}
-    for path in weight_files(model_dir):
+    for path in _weight_files(model_dir):
         modules.update(_target_shapes(path, profile))
     if not modules:
         raise BadRequest(
@@ -63,15 +64,20 @@ def base_hash_of(model_dir: Path) -> str:
     """What `tandem_base.json` says, or `sha256:<hex>` over the weight files' bytes, in the order of their names."""
     copy_of = model_dir / COPY_FILE
     if not copy_of.exists():
-        return _hash_files(tuple(_stamp(path) for path in weight_files(model_dir)))
+        return _hash_files(tuple(_stamp(path) for path in _weight_files(model_dir)))
     value = parse_object(read_bounded(copy_of, MAX_INDEX_BYTES, follow_symlinks=True), COPY_FILE).get("base_hash")
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise BadRequest(f'{copy_of} must hold {{"base_hash": "sha256:<64 hex digits>"}}', param="model")
     return value
 
 
-def weight_files(model_dir: Path) -> tuple[Path, ...]:
-    """In the order of their names. Raises `BadRequest` for an index that names others than files beside it."""
+def stored_modules(model_dir: Path) -> frozenset[str]:
+    """What the weight files call their modules. Raises `BadRequest` without safetensors weights."""
+    names = (tensor.name for path in _weight_files(model_dir) for tensor in _tensors(path))
+    return frozenset(name.rpartition(".")[0] for name in names)
+
+
+def _weight_files(model_dir: Path) -> tuple[Path, ...]:
     index = model_dir / INDEX_FILE
     if not index.exists():
         return (model_dir / WEIGHTS_FILE,)
@@ -87,16 +93,19 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
 
 
 def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
-    # Files of a hub's cache are symbolic links, and the operator chose this directory.
-    with open_regular(path, follow_symlinks=True) as file:
-        tensors = read_header(file, path.name).tensors
     shapes = {}
-    for tensor in tensors:
+    for tensor in _tensors(path):
         stored, _, leaf = tensor.name.rpartition(".")
         module = profile.model_module(stored)
         if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def _tensors(path: Path) -> tuple[TensorInfo, ...]:
+    # Files of a hub's cache are symbolic links, and the operator chose this directory.
+    with open_regular(path, follow_symlinks=True) as file:
+        return read_header(file, path.name).tensors
 
 
 def _stamp(path: Path) -> _Stamp:
