@@ -47,9 +47,7 @@ class _Stamp:
 def read_base(model_dir: Path) -> BaseModel:
     """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
     profile = profile_of(model_dir)
-    modules: dict[str, tuple[int, int]] = {}
-    for path in _weight_files(model_dir):
-        modules.update(_target_shapes(path, profile))
+    modules = {name: shape for name, shape in linear_shapes(model_dir).items() if profile.is_target(name)}
     if not modules:
         raise BadRequest(
             f"{model_dir} has no weights named {profile.language_prefixes[0]}*.{profile.target_modules[0]}.weight: "
@@ -59,18 +57,27 @@ def read_base(model_dir: Path) -> BaseModel:
     return BaseModel(model_dir, profile, base_hash_of(model_dir), MappingProxyType(modules))
 
 
+def linear_shapes(model_dir: Path) -> dict[str, tuple[int, int]]:
+    """Module's name in the checkpoint -> (out_features, in_features), of every weight that is a matrix."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for path in weight_files(model_dir):
+        shapes.update(_matrix_shapes(path))
+    return shapes
+
+
 def base_hash_of(model_dir: Path) -> str:
     """What `tandem_base.json` says, or `sha256:<hex>` over the weight files' bytes, in the order of their names."""
     copy_of = model_dir / COPY_FILE
     if not copy_of.exists():
-        return _hash_files(tuple(_stamp(path) for path in _weight_files(model_dir)))
+        return _hash_files(tuple(_stamp(path) for path in weight_files(model_dir)))
     value = parse_object(read_bounded(copy_of, MAX_INDEX_BYTES, follow_symlinks=True), COPY_FILE).get("base_hash")
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise BadRequest(f'{copy_of} must hold {{"base_hash": "sha256:<64 hex digits>"}}', param="model")
     return value
 
 
-def _weight_files(model_dir: Path) -> tuple[Path, ...]:
+def weight_files(model_dir: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model, in the order of their names."""
     index = model_dir / INDEX_FILE
     if not index.exists():
         return (model_dir / WEIGHTS_FILE,)
@@ -85,14 +92,14 @@ def _weight_files(model_dir: Path) -> tuple[Path, ...]:
     return tuple(model_dir / name for name in sorted(set(names.values())))
 
 
-def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
+def _matrix_shapes(path: Path) -> dict[str, tuple[int, int]]:
     # Files of a hub's cache are symbolic links, and the operator chose this directory.
     with open_regular(path, follow_symlinks=True) as file:
         tensors = read_header(file, path.name).tensors
     shapes = {}
     for tensor in tensors:
         module, _, leaf = tensor.name.rpartition(".")
-        if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
+        if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
 
