@@ -13,6 +13,7 @@ from typing import Any
 from engines.config import LORA_RANKS, EngineConfig
 from engines.errors import ConfigError, EngineDown
 from engines.profiles import PROFILES, FamilyProfile, profile_of
+from engines.schemes import check_scheme, cpu_kind, gpu_kind
 from engines.served import Launch, ServedEngine, python_path
 from engines.vllm_args import flag_of
 
@@ -110,6 +111,7 @@ class VllmEngine(ServedEngine):
         check_model(self.name, self.config.model)
         python = self.config.python or sys.executable
         build = await build_of(python)
+        check_scheme(self.name, self.config, cpu_kind() if build.is_cpu else gpu_kind())
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
         family = family_of(self.name, self.config)
         env = environment(self.config, build, family)
