@@ -23,7 +23,7 @@ class EngineConfig(Section):
 
     model: str
     """A directory, or a hub id."""
-    family: Literal["qwen3_vl", "auto"] = "auto"
+    family: Literal["qwen3_vl", "internvl", "auto"] = "auto"
     """The model family: what the model's config.json must say; `auto` takes what it says. The fake
     back end does not look."""
     kind: Literal["vllm", "fake"] = "vllm"

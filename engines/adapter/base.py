@@ -29,7 +29,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules`: name in the checkpoint -> (out_features, in_features), of the linears that adapters may touch."""
+    """`modules`: name in the model -> (out_features, in_features), of the linears that adapters may touch."""
 
     path: Path
     profile: FamilyProfile
@@ -47,7 +47,7 @@ class _Stamp:
 def read_base(model_dir: Path) -> BaseModel:
     """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
     profile = profile_of(model_dir)
-    modules = {name: shape for name, shape in linear_shapes(model_dir).items() if profile.is_target(name)}
+    modules = {name: shape for name, shape in linear_shapes(model_dir, profile).items() if profile.is_target(name)}
     if not modules:
         raise BadRequest(
             f"{model_dir} has no weights named {profile.language_prefixes[0]}*.{profile.target_modules[0]}.weight: "
@@ -57,11 +57,11 @@ def read_base(model_dir: Path) -> BaseModel:
     return BaseModel(model_dir, profile, base_hash_of(model_dir), MappingProxyType(modules))
 
 
-def linear_shapes(model_dir: Path) -> dict[str, tuple[int, int]]:
-    """Module's name in the checkpoint -> (out_features, in_features), of every weight that is a matrix."""
+def linear_shapes(model_dir: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
+    """Name in the model -> (out_features, in_features), of every module whose weight is a matrix."""
     shapes: dict[str, tuple[int, int]] = {}
     for path in weight_files(model_dir):
-        shapes.update(_matrix_shapes(path))
+        shapes.update(_matrix_shapes(path, profile))
     return shapes
 
 
@@ -77,7 +77,7 @@ def base_hash_of(model_dir: Path) -> str:
 
 
 def weight_files(model_dir: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model, in the order of their names."""
+    """In the order of their names. Raises `BadRequest` for an index that names others than files beside it."""
     index = model_dir / INDEX_FILE
     if not index.exists():
         return (model_dir / WEIGHTS_FILE,)
@@ -92,13 +92,14 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
     return tuple(model_dir / name for name in sorted(set(names.values())))
 
 
-def _matrix_shapes(path: Path) -> dict[str, tuple[int, int]]:
+def _matrix_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
     # Files of a hub's cache are symbolic links, and the operator chose this directory.
     with open_regular(path, follow_symlinks=True) as file:
         tensors = read_header(file, path.name).tensors
     shapes = {}
     for tensor in tensors:
-        module, _, leaf = tensor.name.rpartition(".")
+        stored, _, leaf = tensor.name.rpartition(".")
+        module = profile.model_module(stored)
         if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes

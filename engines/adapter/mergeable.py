@@ -28,7 +28,7 @@ LORA_A, LORA_B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_ve
 class MergeableAdapter:
     """An adapter that passed. `weights_sha256` (bare hex) is of the bytes that were checked.
 
-    `modules` are names in the base's checkpoint; `scale` is that of the product B A.
+    `modules` are names in the model; `scale` is that of the product B A.
     """
 
     path: Path
@@ -46,7 +46,8 @@ def verify_mergeable(directory: Path, base: Path) -> MergeableAdapter:
 
     Raises `BadRequest` if `base` is no model of a known family.
     """
-    profile, base_hash, linears = profile_of(base), base_hash_of(base), linear_shapes(base)
+    profile, base_hash = profile_of(base), base_hash_of(base)
+    linears = linear_shapes(base, profile)
     with refusing():
         check_directory(directory)
         config = parse_mergeable_config(read_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES))
