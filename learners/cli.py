@@ -70,9 +70,7 @@ def grpo(config: ConfigOption, overrides: OverridesOption = None, as_json: JsonO
 def export(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The export's TOML file.")] = None,
     model: Annotated[Path | None, typer.Option(help="The unquantized base.")] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="The adapter; it may be a DoRA or touch the vision tower.")
-    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="The adapter; also a DoRA, or one of the vision tower.")] = None,
     scheme: Annotated[Scheme | None, typer.Option(help="How the language linears are stored.")] = None,
     out: Annotated[Path | None, typer.Option(help="The directory to write.")] = None,
     data: Annotated[Path | None, typer.Option(help="Rows that the export is judged on.")] = None,
@@ -82,7 +80,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Merge an adapter into its base, quantize, load, judge, and write one model directory."""
-    given = {"model": model, "adapter": adapter, "scheme": scheme, "out": out, "data": data}
+    given: dict[str, object] = {"model": model, "adapter": adapter, "scheme": scheme, "out": out, "data": data}
     given |= {"calibration": calibration, "version": version}
     options = {name: str(value) for name, value in given.items() if value is not None}
     settings = load_export(config, overrides or (), options)

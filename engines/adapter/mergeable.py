@@ -1,7 +1,7 @@
 """`verify_mergeable`: what must hold of an adapter that is merged into its base, and is served from no slot.
 
-Wider than `verify`: any rank, DoRA, and any linear of the base, the vision tower's too. Everything else is as strict: an
-adapter's files are untrusted input here as there.
+Wider than `verify`: any rank, DoRA, and any linear of the base, the vision tower's too. Everything else is as strict:
+an adapter's files are untrusted input here as there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows that GPTQ and AWQ are fitted to, as tensors: what the model reads of a question with its image and its answer."""
+"""Rows that GPTQ and AWQ are fitted to, as tensors: all that a model reads of a question, its image and its answer."""
 
 from __future__ import annotations
 

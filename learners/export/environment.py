@@ -51,8 +51,8 @@ def _hash_of(requirements: Path) -> str:
         return hashlib.sha256(requirements.read_bytes()).hexdigest()
     except OSError as error:
         raise Unavailable(
-            f"{requirements} cannot be read ({error.strerror}), which says what llm-compressor needs: run in a checkout "
-            "of the repository, or name an interpreter that has llm-compressor with `python`"
+            f"{requirements} cannot be read ({error.strerror}), which says what llm-compressor needs: run in a "
+            "checkout of the repository, or name an interpreter that has llm-compressor with `python`"
         ) from error
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 REPORTED = ("llmcompressor", "compressed-tensors", "transformers", "torch")
 
@@ -32,7 +33,7 @@ def main() -> int:
     return 0
 
 
-def _quantize(request, rows, device):  # type: ignore[no-untyped-def]
+def _quantize(request: dict[str, Any], rows: list[dict[str, Any]], device: Any) -> Any:
     from llmcompressor import oneshot
     from torch.utils.data import DataLoader
     from transformers import AutoModelForImageTextToText
@@ -47,7 +48,7 @@ def _quantize(request, rows, device):  # type: ignore[no-untyped-def]
     return model
 
 
-def _read_rows(folder):  # type: ignore[no-untyped-def]
+def _read_rows(folder: str | None) -> list[dict[str, Any]]:
     from safetensors.torch import load_file
 
     return [load_file(path) for path in sorted(Path(folder).glob("*.safetensors"))] if folder else []

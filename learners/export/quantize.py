@@ -22,6 +22,7 @@ from learners.merge import copy_texts
 
 SCRIPT = Path(__file__).with_name("oneshot.py")
 NO_ACCELERATOR = 3
+READABLE = 0o644
 MAX_DETAIL_CHARS = 3000
 
 
@@ -68,7 +69,7 @@ def quantize(python: Path, request: Request, profile: FamilyProfile, out: Path, 
     copy_texts(request.model, out)
     for path in (*weight_files(made), made / INDEX_FILE):
         if path.exists():
-            path.rename(out / path.name)
+            path.rename(out / path.name).chmod(READABLE)
     quantization = read_config(made)["quantization_config"]
     config = {**read_config(request.model), "quantization_config": quantization}
     write_atomic(out / "config.json", _json(config))
@@ -95,13 +96,7 @@ def _run_child(python: Path, document: dict[str, Any], scratch: Path) -> None:
     command = (str(python), str(SCRIPT), str(request))
     try:
         done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=scratch,
-            check=False,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
         raise BadRequest(f"python: {python} cannot be run ({error.strerror})", param="python") from error
@@ -119,7 +114,7 @@ def _run_child(python: Path, document: dict[str, Any], scratch: Path) -> None:
 
 
 def _hashes(model: Path) -> dict[str, str]:
-    return {name: digest for path in weight_files(model) for name, digest in tensor_hashes(path).items()}
+    return {name: digest for path in weight_files(model) for name, digest in tensor_hashes(path.resolve()).items()}
 
 
 def _json(value: object) -> bytes:
