@@ -94,7 +94,7 @@ def export(
         print(report.model_dump_json(indent=2, exclude={"probe"}))
     else:
         print_table(report)
-    _say(f"written to {settings.out}; serve it: tandem engines release ENGINE {settings.out}")
+    _say(f"written to {settings.out}")
 
 
 @data_app.command("check")
