@@ -122,7 +122,7 @@ def _check_targets(config: PeftConfig, base: BaseModel) -> None:
         if entry.rsplit(".", 1)[-1] not in known:
             raise BadRequest(
                 f"{CONFIG_FILE}: target_modules: '{entry}' is not adapted in {base.profile.name}: "
-                f"only {', '.join(known)} are. `tandem versions export` merges an adapter of other linears into its base"
+                f"only {', '.join(known)} are; `tandem versions export` merges an adapter of others into its base"
             )
 
 
@@ -161,8 +161,8 @@ def _module_of(tensor: TensorInfo, base: BaseModel) -> tuple[str, str]:
     if family.is_vision(module):
         raise BadRequest(
             f"{WEIGHTS_FILE}: '{tensor.name[:200]}' adapts the vision tower, which the engine would silently drop: "
-            f"train on {', '.join(family.target_modules)} of the language model only, or merge the adapter into its base "
-            "with `tandem versions export`"
+            f"train on {', '.join(family.target_modules)} of the language model only, or merge the adapter into its "
+            "base with `tandem versions export`"
         )
     if not tensor.name.startswith(family.adapter_prefix) or side not in _SIDES or not leaf.endswith(".weight"):
         raise BadRequest(

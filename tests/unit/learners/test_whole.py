@@ -10,9 +10,14 @@ from learners.whole import writing_directory
 
 def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(KeyError), writing_directory(target, "out") as partial:
-        (partial / "weights").write_bytes(b"1")
-        raise KeyError
+
+    def fail() -> None:
+        with writing_directory(target, "out") as partial:
+            (partial / "weights").write_bytes(b"1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
