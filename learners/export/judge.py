@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.profiles import read_config
 from learners.data.collate import IGNORED, Encoded, collate
 from learners.data.lengths import grouped_by_length
 
@@ -46,12 +47,19 @@ def judge(model_dir: Path, rows: Sequence[Encoded], pad_id: int) -> Quality:
 
 def _load(model_dir: Path) -> Any:
     import torch
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, CompressedTensorsConfig
 
+    # Weights as numbers again, at load: what rounds them lazily hangs on the whole model's forward, which we go round.
+    # Inputs are rounded in each pass, as an engine does.
+    options = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if _is_quantized(model_dir) else {}
     has_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if has_gpu else torch.float32
-    model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=dtype, local_files_only=True, **options)
     return model.to("cuda" if has_gpu else "cpu").eval()
+
+
+def _is_quantized(model_dir: Path) -> bool:
+    return "quantization_config" in read_config(model_dir)
 
 
 def _score(model: Any, chunk: Sequence[Encoded], pad_id: int) -> Iterator[tuple[list[float], bool]]:
