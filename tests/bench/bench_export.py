@@ -1,7 +1,7 @@
 """Exports of a small model with an SFT adapter: bytes, perplexity and accuracy against the unquantized merged model.
 
 One file for each scheme. Every model is judged on the same held-out questions by transformers, and the export also by
-the engine of its load test, where this machine has the kernels of its scheme: `served_exact_match` is missing otherwise.
+the engine of its load test where this machine has the kernels of its scheme; else `served_exact_match` is missing.
 GPTQ and AWQ are fitted to the adapter's own rows, whose images are others than the held-out ones'.
 """
 
