@@ -27,14 +27,14 @@ class Source(_Part):
     base: str
     """The directory of the base that the adapter was trained on."""
     base_hash: str
-    adapter: str | None
-    adapter_sha256: str | None
+    adapter: str | None = None
+    adapter_sha256: str | None = None
     """Of its weights file, bare hex."""
-    version: str | None
+    version: str | None = None
     """`alias@N`, if it is registered."""
-    parent: str | None
+    parent: str | None = None
     """The version that the adapter's training went on from."""
-    num_modules: int
+    num_modules: int = 0
     """Linears that the adapter changed."""
     is_dora: bool = False
 
@@ -43,16 +43,16 @@ class Method(_Part):
     """How it was quantized."""
 
     scheme: Scheme
-    group_size: int | None
-    recipe: dict[str, Any]
+    group_size: int | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
     """llm-compressor's own, word for word; empty for `none`."""
-    ignore: tuple[str, ...]
+    ignore: tuple[str, ...] = ()
     """Modules that stayed as they were, as the checkpoint names them."""
-    num_calibration_rows: int
-    calibration_hash: str | None
-    device: str | None
+    num_calibration_rows: int = 0
+    calibration_hash: str | None = None
+    device: str | None = None
     """Where it was computed."""
-    versions: dict[str, str]
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class Judged(_Part):
@@ -141,7 +141,7 @@ class ExportReport(_Part):
     load_test: LoadTested
     seconds: dict[str, float]
     """By step."""
-    probe: tuple[ProbeAnswer, ...] = Field(())
+    probe: tuple[ProbeAnswer, ...] = ()
 
     @property
     def task_difference(self) -> float | None:
