@@ -176,7 +176,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(location: tuple[int | str, ...], error: str, message: str, kind: type[Section]) -> str:
-    name = ".".join(str(part) for part in location) or "settings"
+    name = ".".join(str(part) for part in location) or ("job" if issubclass(kind, JobConfig) else "export")
     if error != "extra_forbidden":
         return f"{name}: {message.removeprefix('Value error, ')}"
     close = difflib.get_close_matches(name, kind.model_fields, n=1)
