@@ -94,5 +94,5 @@ def _has_installed(python: Path, *arguments: str) -> bool:
 
 
 def _run_pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = (str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments)
+    command = (str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile", *arguments)
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
