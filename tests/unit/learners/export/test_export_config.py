@@ -22,11 +22,6 @@ def test_options_go_over_overrides_and_these_over_the_file(tmp_path: Path) -> No
     assert config.load_test.num_questions == 7
 
 
-def test_the_example_is_a_valid_export() -> None:
-    example = Path(__file__).parents[4] / "deploy" / "examples" / "export.toml"
-    assert load_export(example).scheme is Scheme.W4A16_GPTQ
-
-
 def test_false_is_no_load_test() -> None:
     assert load_export(None, ("load_test=false",), GIVEN).load_test is None
 
