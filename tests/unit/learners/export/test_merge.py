@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
+from written_adapter import LANGUAGE, VISION, write_adapter
 
 from engines.adapter import base_hash_of, read_base, verify
 from engines.adapter.mergeable import verify_mergeable
@@ -19,8 +20,6 @@ from engines.errors import AdapterRefused, BadRequest
 from learners.merge import merge
 
 TOY_BASE = Path(__file__).parents[4] / "learners" / "toy" / "weights" / "base"
-LANGUAGE = ["q_proj", "down_proj"]
-VISION = ["qkv", "linear_fc1"]
 WEIGHTS = "adapter_model.safetensors"
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
@@ -31,21 +30,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small base in bfloat16, which also says whose copy it is."""
     folder = shutil.copytree(TOY_BASE, tmp_path_factory.mktemp("merge") / "base")
     (folder / "tandem_base.json").write_text(json.dumps({"base_hash": base_hash_of(folder)}))
-    return folder
-
-
-def write_adapter(base: Path, folder: Path, **options: Any) -> Path:
-    """With weights that change much, as PEFT saves it."""
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": LANGUAGE, "task_type": "CAUSAL_LM", **options})
-    adapted = get_peft_model(model, config)
-    torch.manual_seed(1)
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-        if "magnitude" in name:
-            parameter.data *= torch.rand_like(parameter) + 0.5
-    adapted.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
