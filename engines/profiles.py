@@ -23,6 +23,8 @@ class FamilyProfile:
     `language_prefixes` and `vision_prefixes` (tower and projector) are those of the model's module names
     (`model.language_model.layers.0.self_attn.q_proj`); PEFT writes `adapter_prefix` before such a name. A checkpoint
     may have other ones: `stored_prefixes` pairs a prefix there with the model's.
+    `target_modules` are the language linears that we serve; `peft_targets` are what PEFT is told so that it finds them
+    and none of the vision tower's, which may have linears of the same names.
     `vision_tokens` stand for image features: a model may read them but must never sample them. Engines call the same
     modules by `engine_prefixes`, and fuse some: `fused_modules` pairs a module with the one it is part of there.
     """
@@ -30,6 +32,7 @@ class FamilyProfile:
     name: str
     architectures: tuple[str, ...]
     target_modules: tuple[str, ...]
+    peft_targets: tuple[str, ...]
     language_prefixes: tuple[str, ...]
     vision_prefixes: tuple[str, ...]
     vision_tokens: tuple[str, ...]
@@ -73,6 +76,7 @@ _QWEN3_VL = FamilyProfile(
     name="qwen3_vl",
     architectures=("Qwen3VLForConditionalGeneration",),
     target_modules=_LINEARS,
+    peft_targets=_LINEARS,
     language_prefixes=("model.language_model.",),
     vision_prefixes=("model.visual.", "visual."),
     vision_tokens=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
@@ -84,6 +88,10 @@ _INTERNVL = FamilyProfile(
     name="internvl",
     architectures=("InternVLForConditionalGeneration",),
     target_modules=_LINEARS,
+    peft_targets=(
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    ),
     language_prefixes=("model.language_model.",),
     vision_prefixes=("model.vision_tower.", "vision_tower.", "model.multi_modal_projector.", "multi_modal_projector."),
     vision_tokens=("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),

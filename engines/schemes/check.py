@@ -24,15 +24,14 @@ def combination_of(name: str, config: EngineConfig, machine: MachineKind) -> Com
     )
 
 
-def check_scheme(name: str, config: EngineConfig, machine: MachineKind, *, with_adapters: bool = True) -> None:
+def check_scheme(name: str, config: EngineConfig, machine: MachineKind) -> None:
     """Raises `ConfigError` that says what is refused, why, and what to do. Starts nothing."""
     asked = combination_of(name, config, machine)
-    rule = rule_against(asked, with_adapters=with_adapters)
-    if rule is not None:
+    rule = rule_against(asked)
+    if rule is not None and not rule.base_is_served:
         of_family = f" {asked.family}" if rule.families else ""
-        adapters = " with adapters" if rule.adapters_only else ""
         raise ConfigError(
-            f"engines.{name}.model: {asked.kind} cannot serve{of_family} {asked.scheme}{adapters} "
+            f"engines.{name}.model: {asked.kind} cannot serve{of_family} {asked.scheme} "
             f"on {asked.machine} ({config.model}): {rule.why}; {rule.instead}",
             param=f"engines.{name}.model",
         )

@@ -30,7 +30,11 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A refusal. `families` empty: of every family. `adapters_only`: the bare base would be served."""
+    """A refusal. `families` empty: of every family.
+
+    Engines of ours are started with adapters on, so what takes none is not started; `base_is_served`: it is, and only
+    adapters are refused.
+    """
 
     kinds: frozenset[str]
     schemes: frozenset[Scheme]
@@ -38,7 +42,7 @@ class Rule:
     why: str
     instead: str
     families: frozenset[str] = frozenset()
-    adapters_only: bool = False
+    base_is_served: bool = False
 
     def refuses(self, asked: Combination) -> bool:
         return (
@@ -63,7 +67,6 @@ RULES: tuple[Rule, ...] = (
         "vLLM's 8-bit integer kernel on a CPU keeps no weight that an adapter could be put on: with LoRA the engine "
         "fails as it starts",
         "use an FP8 checkpoint (compressed-tensors, a scale for each channel)",
-        adapters_only=True,
     ),
     Rule(
         VLLM, frozenset({Scheme.ONLINE_FP8, Scheme.FP8_TENSOR}), CPUS,
@@ -94,11 +97,17 @@ RULES: tuple[Rule, ...] = (
         SGLANG, ANY_SCHEME, ANY_MACHINE,
         "SGLang serves this family through its fallback to transformers, which fails in warm-up once LoRA is on",
         'set kind to "vllm"',
-        families=frozenset({"internvl"}), adapters_only=True,
+        families=frozenset({"internvl"}),
+    ),
+    Rule(
+        frozenset({"remote"}), ANY_SCHEME, ANY_MACHINE,
+        "the server is somebody else's, and takes no adapters of ours",
+        "merge the adapter into its base and serve the merged model there",
+        base_is_served=True,
     ),
 )  # fmt: skip
 
 
-def rule_against(asked: Combination, *, with_adapters: bool = True) -> Rule | None:
+def rule_against(asked: Combination) -> Rule | None:
     """The first row that refuses it; None if it may be tried."""
-    return next((rule for rule in RULES if rule.refuses(asked) and (with_adapters or not rule.adapters_only)), None)
+    return next((rule for rule in RULES if rule.refuses(asked)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import pytest
 
 from engines.config import EngineConfig
 from engines.errors import BadRequest, ConfigError
-from engines.schemes import RULES, MachineKind, Scheme, check_scheme, cpu_kind, here, scheme_of, scheme_of_config
+from engines.schemes import (
+    RULES,
+    Combination,
+    MachineKind,
+    Scheme,
+    check_scheme,
+    cpu_kind,
+    here,
+    rule_against,
+    scheme_of,
+    scheme_of_config,
+)
 from engines.schemes.machine import kind_of_card
 from engines.schemes.scheme import MEANINGS
 from engines.vllm import Build, VllmEngine
@@ -133,10 +145,16 @@ def test_four_bits_are_served_where_the_processor_has_the_operator(tmp_path: Pat
     check_scheme("small", EngineConfig(model=str(tmp_path)), MachineKind.CPU_AVX512)
 
 
-def test_a_bare_base_may_be_served_where_only_adapters_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": compressed(INT8, INT8)}))
-    config = EngineConfig(model=str(tmp_path))
-    check_scheme("small", config, MachineKind.CPU_AVX512, with_adapters=False)
+@pytest.mark.parametrize(("family", "refused"), [("internvl", "CUDA|fallback to transformers"), ("qwen3_vl", None)])
+def test_sglang_serves_no_internvl(family: str, refused: str | None) -> None:
+    rule = rule_against(Combination("sglang", family, Scheme.UNQUANTIZED, MachineKind.GPU_HOPPER))
+    assert (rule is None) if refused is None else re.search(refused, rule.why)
+
+
+def test_a_remote_server_is_used_without_adapters() -> None:
+    rule = rule_against(Combination("remote", "", Scheme.UNKNOWN, MachineKind.ELSEWHERE))
+    assert rule is not None
+    assert rule.base_is_served
 
 
 async def test_a_refused_engine_spawns_no_process(
