@@ -65,6 +65,9 @@ class Version(Answer):
     id: str
     alias: str
     state: str
+    engine: str = ""
+    path: str = ""
+    base_hash: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     job: str | None = None
     reason: str | None = None

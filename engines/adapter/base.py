@@ -48,9 +48,7 @@ def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseMode
     """By default of the family that its config.json names. Raises `BadRequest` for a directory that is no such model,
     or has no safetensors weights."""
     profile = profile or profile_of(model_dir)
-    modules: dict[str, tuple[int, int]] = {}
-    for path in _weight_files(model_dir):
-        modules.update(_target_shapes(path, profile))
+    modules = {name: shape for name, shape in linear_shapes(model_dir, profile).items() if profile.is_target(name)}
     if not modules:
         raise BadRequest(
             f"{model_dir} has no weights named {profile.language_prefixes[0]}*.{profile.target_modules[0]}.weight: "
@@ -60,11 +58,19 @@ def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseMode
     return BaseModel(model_dir, profile, base_hash_of(model_dir), MappingProxyType(modules))
 
 
+def linear_shapes(model_dir: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
+    """Name in the model -> (out_features, in_features), of every module whose weight is a matrix."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for path in weight_files(model_dir):
+        shapes.update(_matrix_shapes(path, profile))
+    return shapes
+
+
 def base_hash_of(model_dir: Path) -> str:
     """What `tandem_base.json` says, or `sha256:<hex>` over the weight files' bytes, in the order of their names."""
     copy_of = model_dir / COPY_FILE
     if not copy_of.exists():
-        return _hash_files(tuple(_stamp(path) for path in _weight_files(model_dir)))
+        return _hash_files(tuple(_stamp(path) for path in weight_files(model_dir)))
     value = parse_object(read_bounded(copy_of, MAX_INDEX_BYTES, follow_symlinks=True), COPY_FILE).get("base_hash")
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise BadRequest(f'{copy_of} must hold {{"base_hash": "sha256:<64 hex digits>"}}', param="model")
@@ -73,11 +79,12 @@ def base_hash_of(model_dir: Path) -> str:
 
 def stored_modules(model_dir: Path) -> frozenset[str]:
     """What the weight files call their modules. Raises `BadRequest` without safetensors weights."""
-    names = (tensor.name for path in _weight_files(model_dir) for tensor in _tensors(path))
+    names = (tensor.name for path in weight_files(model_dir) for tensor in _tensors(path))
     return frozenset(name.rpartition(".")[0] for name in names)
 
 
-def _weight_files(model_dir: Path) -> tuple[Path, ...]:
+def weight_files(model_dir: Path) -> tuple[Path, ...]:
+    """In the order of their names. Raises `BadRequest` for an index that names others than files beside it."""
     index = model_dir / INDEX_FILE
     if not index.exists():
         return (model_dir / WEIGHTS_FILE,)
@@ -92,12 +99,12 @@ def _weight_files(model_dir: Path) -> tuple[Path, ...]:
     return tuple(model_dir / name for name in sorted(set(names.values())))
 
 
-def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
+def _matrix_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
     shapes = {}
     for tensor in _tensors(path):
         stored, _, leaf = tensor.name.rpartition(".")
         module = profile.model_module(stored)
-        if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
+        if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
 
