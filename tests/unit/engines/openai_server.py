@@ -23,7 +23,8 @@ Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse | 
 class OpenAiServer:
     """`lacks` is refused with 400; `ignores` is answered as if it had not been asked for.
 
-    `meddle` sees each chat request first, and may answer it. `seen` are the bodies, `keys` the Authorization headers.
+    `meddle` sees each chat request first, and may answer it. `id_format` makes ids of a count where request ids are
+    lacking. `seen` are the bodies, `keys` the Authorization headers.
     """
 
     lacks: frozenset[Ability] = frozenset()
@@ -32,6 +33,7 @@ class OpenAiServer:
     key: str = ""
     status: int = 200
     meddle: Answer | None = None
+    id_format: str = "{}"
     url: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -57,7 +59,7 @@ class OpenAiServer:
         is_given = {ability: ability in asked and ability not in self.ignores for ability in Ability}
         completion_id = f"chatcmpl-{request.headers['X-Request-Id']}"
         if Ability.REQUEST_IDS in self.lacks | self.ignores:
-            completion_id = str(len(self.seen))
+            completion_id = self.id_format.format(len(self.seen))
         return _answer(body, completion_id, is_given)
 
 
