@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from openai_server import MODEL, OpenAiServer, listening, never
 
+from engines.actor import EngineActor
 from engines.capabilities import Ability, Capabilities
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, ConfigError, EngineDown, Refused
@@ -228,3 +229,21 @@ def test_the_key_is_read_from_the_variable_that_the_section_names(monkeypatch: p
     monkeypatch.delenv("FAR_KEY")
     with pytest.raises(ConfigError, match="FAR_KEY is not set; export it where this command is started"):
         api_key_of("far", section)
+
+
+async def test_an_actor_finds_a_server_that_is_back_and_probes_it_anew(tmp_path: Path) -> None:
+    async with listening(OpenAiServer(key="k")) as server:
+        config = EngineConfig(model=MODEL, kind="remote", url=server.url)
+        actor = EngineActor("far", config, tmp_path, tmp_path / "copies", "k")
+        first = await actor.start()
+        status = await actor.status()
+        assert (status.endpoint, status.stats, status.num_slots) == (first, None, 0)
+    assert (await actor.status()).health.state is EngineState.FAILED
+    with pytest.raises(EngineDown, match="cannot be reached"):
+        await actor.start()
+    port = int(server.url.removesuffix("/v1").rpartition(":")[2])
+    async with listening(OpenAiServer(key="k", lacks=frozenset({Ability.IMAGES})), port):
+        again = await actor.start()
+    assert again.capabilities.missing == ALWAYS | {Ability.IMAGES}
+    assert again != first
+    await actor.stop()
