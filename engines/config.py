@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from engines import sglang_args, vllm_args
 from engines.remote_settings import check_remote
-from engines.vllm_args import check_args
 
+ARGUMENTS = MappingProxyType({"vllm": vllm_args, "sglang": sglang_args})
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -24,10 +26,10 @@ class EngineConfig(Section):
 
     model: str
     """A directory, or a hub id; of a remote server, the name that it knows the model by."""
-    family: Literal["qwen3_vl", "auto"] = "auto"
+    family: Literal["qwen3_vl", "internvl", "auto"] = "auto"
     """The model family: what the model's config.json must say; `auto` takes what it says. The fake
     back end does not look."""
-    kind: Literal["vllm", "remote", "fake"] = "vllm"
+    kind: Literal["vllm", "sglang", "remote", "fake"] = "vllm"
     """The back end. `remote`: a server that runs already, at `url`."""
     url: str = ""
     """Of a remote server: its base URL as OpenAI's clients take it, `http://host:port/v1`."""
@@ -68,8 +70,8 @@ class EngineConfig(Section):
     @field_validator("args")
     @classmethod
     def _check_args(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if info.data.get("kind") == "vllm":
-            check_args(args)
+        if (owner := ARGUMENTS.get(info.data.get("kind", ""))) is not None:
+            owner.check_args(args)
         return args
 
     @model_validator(mode="after")

