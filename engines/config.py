@@ -76,7 +76,11 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _check_remote(self) -> EngineConfig:
-        check_remote(self.kind, self.url, self.model_fields_set)
+        fields = type(self).model_fields.items()
+        changed = {
+            name for name, field in fields if getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+        check_remote(self.kind, self.url, changed)
         return self
 
     @property

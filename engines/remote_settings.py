@@ -13,13 +13,13 @@ LOCAL_ONLY = (
 _SUFFIX = "/v1"
 
 
-def check_remote(kind: str, url: str, given: Set[str]) -> None:
-    """Raises `ValueError` for a URL that can't be used, and for `given` keys that mean nothing for the kind."""
+def check_remote(kind: str, url: str, changed: Set[str]) -> None:
+    """Raises `ValueError` for a URL that can't be used, and for keys that are not at their default and mean nothing."""
     if kind != "remote":
-        _refuse(REMOTE_ONLY, given, "is for kind = 'remote' only; set the kind, or leave it out")
+        _refuse(REMOTE_ONLY, changed, "is for kind = 'remote' only; set the kind, or leave it out")
         return
     _check_url(url)
-    _refuse(LOCAL_ONLY, given, "means nothing for a server that runs elsewhere; set it there, and leave it out here")
+    _refuse(LOCAL_ONLY, changed, "means nothing for a server that runs elsewhere; set it there, and leave it out here")
 
 
 def root_of(url: str) -> str:
@@ -35,9 +35,9 @@ def why_no_adapters(engine: str) -> str:
     )
 
 
-def _refuse(keys: tuple[str, ...], given: Set[str], why: str) -> None:
+def _refuse(keys: tuple[str, ...], changed: Set[str], why: str) -> None:
     for key in keys:
-        if key in given:
+        if key in changed:
             raise ValueError(f"{key}: {why}")
 
 

@@ -207,7 +207,9 @@ def test_a_url_that_is_no_base_url_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value.errors()[0]["msg"])  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("fields", [{"replicas": 2}, {"tensor_parallel": 1}, {"args": {}}, {"reserved_for_rollout": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"replicas": 2}, {"tensor_parallel": 2}, {"args": {"seed": 1}}, {"reserved_for_rollout": 1}]
+)
 def test_what_means_nothing_for_a_remote_server_is_refused_by_name(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(fields))}: means nothing for a server that runs elsewhere"):
         engine_at("http://host/v1", **fields)
