@@ -83,6 +83,11 @@ class EngineConfig(Section):
         check_remote(self.kind, self.url, changed)
         return self
 
+    def _changed(self) -> frozenset[str]:
+        """Keys that are not at their default: a configuration that was written out whole has all of them."""
+        fields = type(self).model_fields
+        return frozenset(n for n, f in fields.items() if getattr(self, n) != f.get_default(call_default_factory=True))
+
     @property
     def num_slots(self) -> int:
         """How many adapters a replica holds."""
