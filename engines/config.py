@@ -76,11 +76,7 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _check_remote(self) -> EngineConfig:
-        fields = type(self).model_fields.items()
-        changed = {
-            name for name, field in fields if getattr(self, name) != field.get_default(call_default_factory=True)
-        }
-        check_remote(self.kind, self.url, changed)
+        check_remote(self.kind, self.url, self._changed())
         return self
 
     def _changed(self) -> frozenset[str]:
