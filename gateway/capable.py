@@ -8,6 +8,7 @@ from types import MappingProxyType
 from engines.capabilities import Ability, in_order
 from engines.errors import BadRequest
 from gateway.route import Target
+from gateway.schemas import ChatRequest
 
 _REFUSALS: Mapping[Ability, tuple[str, str]] = MappingProxyType(
     {
@@ -23,10 +24,10 @@ _REFUSALS: Mapping[Ability, tuple[str, str]] = MappingProxyType(
 """By what is missing: the field that asks for it, and what the server does instead."""
 
 
-def check_needs(needs: frozenset[Ability], target: Target) -> None:
+def check_needs(request: ChatRequest, target: Target) -> None:
     """Raises `BadRequest` that names the field, if the target's server lacks what the request needs."""
-    lacking = needs & target.replica.endpoint.capabilities.missing
-    if lacking:
+    missing = target.replica.endpoint.capabilities.missing
+    if missing and (lacking := request.needs() & missing):
         param, words = _REFUSALS[in_order(lacking)[0]]
         raise BadRequest(
             f"{param}: the server behind {target.version} {words}; leave it out, or ask another model.", param=param

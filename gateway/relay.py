@@ -73,7 +73,7 @@ class Relay:
         call.stream = request.stream
         target = self._services.routes.resolve(request.model)
         call.model, call.version = target.alias, str(target.version)
-        check_needs(request.needs, target)
+        check_needs(request, target)
         with self._services.routes.hold(target) as hold:
             await _until_hang_up(call, self._relay(call, request, hold, send), receive)
 

@@ -70,19 +70,6 @@ class ChatFields(BaseModel):
     tools: Annotated[list[Any], Field(max_length=128)] | None = None
     return_token_ids: Any = None
 
-    def needs(self, *, has_images: bool) -> frozenset[Ability]:
-        """What the request asks of a server beyond plain text."""
-        asked = {
-            Ability.IMAGES: has_images,
-            Ability.STREAMING: self.stream,
-            Ability.LOGPROBS: self.logprobs and not self.top_logprobs,
-            Ability.TOP_LOGPROBS: self.top_logprobs,
-            Ability.N: (self.n or 1) > 1,
-            Ability.SEED: self.seed is not None,
-            Ability.TOKEN_IDS: self.return_token_ids,
-        }
-        return frozenset(ability for ability, is_asked in asked.items() if is_asked)
-
     @model_validator(mode="after")
     def _check_stream_options(self) -> ChatFields:
         if self.stream_options is not None and not self.stream:
@@ -93,7 +80,7 @@ class ChatFields(BaseModel):
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked request. `fields` is the engine's JSON object without `model`; `recorded` is the client's, with hashes
-    for images; `needs` is what not every server can do."""
+    for images; `checked` are the values of the fields that the gateway checks."""
 
     model: str
     stream: bool
@@ -101,7 +88,20 @@ class ChatRequest:
     fields: bytes
     recorded: bytes
     images: tuple[CheckedImage, ...]
-    needs: frozenset[Ability] = frozenset()
+    checked: ChatFields
+
+    def needs(self) -> frozenset[Ability]:
+        """What the request asks of a server beyond plain text."""
+        asked = {
+            Ability.IMAGES: self.images,
+            Ability.STREAMING: self.checked.stream,
+            Ability.LOGPROBS: self.checked.logprobs and not self.checked.top_logprobs,
+            Ability.TOP_LOGPROBS: self.checked.top_logprobs,
+            Ability.N: (self.checked.n or 1) > 1,
+            Ability.SEED: self.checked.seed is not None,
+            Ability.TOKEN_IDS: self.checked.return_token_ids,
+        }
+        return frozenset(ability for ability, is_asked in asked.items() if is_asked)
 
     def for_engine(self, model: str) -> bytes:
         """The body that the engine gets: the same, under the name that it knows the version by."""
@@ -128,7 +128,7 @@ def parse_chat(body: bytes, config: GatewayConfig) -> ChatRequest:
         ),
         recorded=to_json(recorded),
         images=messages.images,
-        needs=fields.needs(has_images=bool(messages.images)),
+        checked=fields,
     )
 
 
