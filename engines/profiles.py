@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from engines.errors import BadRequest
 
@@ -109,7 +110,7 @@ PROFILES: MappingProxyType[str, FamilyProfile] = MappingProxyType({p.name: p for
 
 def profile_of(model_dir: Path) -> FamilyProfile:
     """The family that `model_dir`/config.json names. Raises `BadRequest` for an unreadable or unknown one."""
-    architectures = _architectures(model_dir / "config.json")
+    architectures = architectures_of(model_dir)
     for profile in PROFILES.values():
         if set(architectures) & set(profile.architectures):
             return profile
@@ -120,7 +121,9 @@ def profile_of(model_dir: Path) -> FamilyProfile:
     )
 
 
-def _architectures(path: Path) -> tuple[str, ...]:
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """`model_dir`/config.json. Raises `BadRequest` if it is no JSON object."""
+    path = model_dir / "config.json"
     try:
         with path.open("rb") as file:
             config = json.loads(file.read(MAX_CONFIG_BYTES))
@@ -128,7 +131,17 @@ def _architectures(path: Path) -> tuple[str, ...]:
         raise BadRequest(
             f"{path} cannot be read as JSON: expected a model directory as transformers saves it", param="model"
         ) from error
-    names = config.get("architectures") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise BadRequest(f"{path} holds no JSON object: it is not a transformers model's config", param="model")
+    return config
+
+
+def architectures_of(model_dir: Path) -> tuple[str, ...]:
+    """What `model_dir`/config.json names. Raises `BadRequest` if it names none."""
+    names = read_config(model_dir).get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise BadRequest(f"{path} names no 'architectures': it is not a transformers model's config", param="model")
+        raise BadRequest(
+            f"{model_dir / 'config.json'} names no 'architectures': it is not a transformers model's config",
+            param="model",
+        )
     return tuple(names)

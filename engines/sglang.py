@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from engines.config import LORA_RANKS, EngineConfig
-from engines.errors import ConfigError, EngineDown
+from engines.errors import EngineDown
 from engines.flags import flag_of
 from engines.model import check_model, family_of
 from engines.profiles import FamilyProfile
+from engines.schemes import check_scheme, gpu_kind
 from engines.served import Launch, ServedEngine
 
 PLUGIN_DIR = Path(__file__).parent / "sglang_plugin"
 ASK_TIMEOUT_S = 60.0
-FAMILIES = ("qwen3_vl",)
-"""Families that SGLang serves with adapters. It has no InternVL of its own in the form that transformers saves: it
-takes transformers' modules, which none of its LoRA layers fits, and ends in its warm-up."""
 ENV = {
     # /health must ask the process, not the model: it would time out whenever the model is busy with something long.
     "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
@@ -38,23 +36,13 @@ class SglangEngine(ServedEngine):
 
     async def launch(self, port: int) -> Launch:
         check_model(self.name, self.config.model)
-        family = served_family(self.name, self.config)
+        family = family_of(self.name, self.config)
+        check_scheme(self.name, self.config, gpu_kind())
         python = self.config.python or sys.executable
         env = environment(self.name, self.config, family)
         await check_interpreter(python, env)
         command = (python, "-m", "tandem_sglang_plugin", *arguments(self.name, self.config, port, family))
         return Launch(command, env)
-
-
-def served_family(name: str, config: EngineConfig) -> FamilyProfile:
-    """The model's family; raises `ConfigError` for one that SGLang does not serve with adapters."""
-    family = family_of(name, config)
-    if family.name not in FAMILIES:
-        raise ConfigError(
-            f"engines.{name}.kind: SGLang cannot serve a {family.name} with adapters: its LoRA layers do not fit the "
-            f"model, and its server ends while it starts. Set kind = 'vllm'; SGLang serves {', '.join(FAMILIES)}"
-        )
-    return family
 
 
 async def check_interpreter(python: str, env: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from engines.errors import EngineDown
 from engines.flags import flag_of
 from engines.model import check_model, family_of
 from engines.profiles import FamilyProfile
+from engines.schemes import check_scheme, cpu_kind, gpu_kind
 from engines.served import Launch, ServedEngine, python_path
 
 PLUGIN_DIR = Path(__file__).parent / "vllm_plugin"
@@ -93,14 +94,19 @@ class VllmEngine(ServedEngine):
         check_model(self.name, self.config.model)
         python = self.config.python or sys.executable
         build = await build_of(python)
+        check_scheme(self.name, self.config, cpu_kind() if build.is_cpu else gpu_kind())
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
-        family = family_of(self.name, self.config)
+        family = self.family()
         env = environment(self.config, build, family)
-        return Launch((*module, *arguments(self.name, self.config, port, build)), env)
+        return Launch((*module, *arguments(self.name, self.config, port, build, family)), env)
+
+    def family(self) -> FamilyProfile:
+        """Raises `BadRequest` for a model of no known family."""
+        return family_of(self.name, self.config)
 
 
-def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple[str, ...]:
-    """vLLM's command line; raises `BadRequest` for a model of no known family."""
+def arguments(name: str, config: EngineConfig, port: int, build: Build, family: FamilyProfile) -> tuple[str, ...]:
+    """vLLM's command line."""
     return (
         *("--model", config.model, "--served-model-name", f"{name}@0"),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -109,7 +115,7 @@ def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--logits-processors", "tandem_vllm_plugin.never_sampled:NeverSampled"),
         *_rollout_arguments(config),
-        *_lora_arguments(config, family_of(name, config)),
+        *_lora_arguments(config, family),
         *_model_arguments(config, build),
         *_extra_arguments(config),
     )

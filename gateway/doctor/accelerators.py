@@ -107,7 +107,7 @@ def _check_cpu(engines: dict[str, EngineConfig], context: Context) -> Finding:
 
 
 def _is_on_cpu(name: str, context: Context) -> bool:
-    build = context.builds[name]
+    build = context.builds.get(name)  # of vLLM only: SGLang runs on GPUs
     return isinstance(build, Build) and build.is_cpu
 
 

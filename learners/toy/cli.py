@@ -16,6 +16,8 @@ import typer
 
 from learners.toy.easy_vqa import NUM_HELD_OUT, Question, corrections, dev, doubtful, held_out
 
+BASE = Path(__file__).parent / "weights" / "base"
+
 app = typer.Typer(help="The small base model, and the data set easy-VQA.", no_args_is_help=True)
 
 
@@ -48,6 +50,13 @@ class Family(StrEnum):
 
     QWEN3_VL = "qwen3_vl"
     INTERNVL = "internvl"
+
+
+class Number(StrEnum):
+    """The number format of a copy."""
+
+    FP8 = "fp8"
+    W4A16 = "w4a16"
 
 
 @app.command()
@@ -83,6 +92,20 @@ def build(
     with StepProgress(num_steps) as progress:
         made = build_base(out, toy, device.value, seed, command, progress.show)
     typer.echo(json.dumps(asdict(made), indent=2))
+
+
+@app.command()
+def quantize(
+    out: Annotated[Path, typer.Option(help="The directory for the copy.")],
+    scheme: Annotated[Number, typer.Option(help="The number format of its language linears.")],
+    model: Annotated[Path, typer.Option(help="The directory of the unquantized base.")] = BASE,
+) -> None:
+    """Writes a copy of a base in another number format (compressed-tensors), for an engine to serve."""
+    from learners.toy.quantize import quantize as quantize_base
+    from learners.toy.schemes import SCHEMES
+
+    quantize_base(model, out, SCHEMES[scheme.value])
+    typer.echo(f"{model} as {scheme.value} written to {out}", err=True)
 
 
 @app.command("eval")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chatting import ask, picture, request
+from subjects import Subject
 
 from engines.profiles import PROFILES
 from engines.served import ServedEngine
@@ -26,10 +27,10 @@ def only_real_engines(kind: str) -> None:
 
 
 @pytest.fixture
-def placeholders(model: Path) -> dict[int, str]:
+def placeholders(model: Path, subject: Subject) -> dict[int, str]:
     added = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
     tokens = {token["id"]: token["content"] for token in added}
-    return {number: text for number, text in tokens.items() if text in PROFILES["qwen3_vl"].vision_tokens}
+    return {number: text for number, text in tokens.items() if text in PROFILES[subject.family].vision_tokens}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

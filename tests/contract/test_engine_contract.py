@@ -132,6 +132,18 @@ async def test_samples_differ_by_place_and_by_seed(engine: ServedEngine) -> None
     assert ids[0] != ids[1]
 
 
+async def test_a_prompt_that_is_too_long_does_not_hold_up_the_drop_of_its_adapter(
+    engine: ServedEngine, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter()
+    await engine.load_adapter(adapter)
+    for stream in (False, True):
+        body = request(str(adapter.version), LONG_QUESTION * 10, stream=stream)
+        assert await status_of(engine.endpoint, body) in (200, 400)  # the fake has no limit
+    await asyncio.wait_for(engine.drop_adapter(adapter), 10)
+    assert await engine.list_adapters() == ()
+
+
 async def test_dropping_an_unknown_adapter_does_nothing(engine: ServedEngine) -> None:
     await engine.drop_adapter(AdapterRef(VersionName("vqa", 999), 999, Path()))
     assert await engine.list_adapters() == ()

@@ -13,24 +13,28 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "contract")]
 
 import sglang_machine  # noqa: E402
+from chatting import picture, request  # noqa: E402
 from sglang_tape import begin_recording  # noqa: E402
 
 from engines.config import EngineConfig  # noqa: E402
 from engines.errors import EngineDown  # noqa: E402
+from engines.model import family_of  # noqa: E402
 from engines.process import ServerProcess, free_port  # noqa: E402
-from engines.sglang import arguments, environment, served_family  # noqa: E402
+from engines.sglang import arguments, environment  # noqa: E402
 
-START_TIMEOUT_S = 200.0
-TESTS_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 170.0
+FIRST_ANSWER_TIMEOUT_S = 80.0
+TESTS_TIMEOUT_S = 200.0
 TESTS = "tests/unit/engines/test_sglang_recorded.py"
 
 
@@ -49,7 +53,7 @@ def config_of(args: dict[str, Any]) -> EngineConfig:
 async def start(args: dict[str, Any], log: Path) -> tuple[ServerProcess, str]:
     """The server and its address, once it says that it is well. Raises `EngineDown`."""
     config, port = config_of(args), free_port()
-    family = served_family("small", config)
+    family = family_of("small", config)
     command = (sys.executable, "-m", "sglang.launch_server", *arguments("small", config, port, family))
     process = ServerProcess(command, {**os.environ, **environment("small", config, family)}, log, name="sglang")
     process.start()
@@ -62,13 +66,24 @@ async def start(args: dict[str, Any], log: Path) -> tuple[ServerProcess, str]:
         except aiohttp.ClientError:
             return False
 
+    begun_s = time.monotonic()
     try:
         await process.wait_ready(answers, START_TIMEOUT_S)
-    except EngineDown as error:
-        print(error.message, error.detail, sep="\n", flush=True)
+        await ask_first(url)
+    except (EngineDown, TimeoutError, aiohttp.ClientError) as error:
+        print(f"SGLang did not start with {args}: {error!r}", process.tail(), sep="\n", flush=True)
         await process.stop()
-        raise
+        raise EngineDown("SGLang did not start") from error
+    print(f"SGLang answers after {time.monotonic() - begun_s:.0f} s with {args}", flush=True)
     return process, url
+
+
+async def ask_first(url: str) -> None:
+    """Some kernels are built by the first request; raises `ClientError` unless it is answered."""
+    body = {**request("small@0", "what color is it?", picture("red"), temperature=1.0), "rid": "first", "stream": False}
+    timeout = aiohttp.ClientTimeout(total=FIRST_ANSWER_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as http:
+        await (await http.post(f"{url}/v1/chat/completions", json=body)).read()
 
 
 async def record(folder: Path) -> int:

@@ -8,8 +8,11 @@ import sys
 
 def serve(arguments: list[str]) -> None:
     """Returns when the server has ended."""
-    from sglang.srt.entrypoints.http_server import app, launch_server
     from sglang.srt.server_args import prepare_server_args
+
+    checked = prepare_server_args(arguments)  # sets what the imports below read from the environment
+
+    from sglang.srt.entrypoints.http_server import app, launch_server
     from sglang.srt.utils import kill_process_tree
 
     from .gate import Gate
@@ -18,7 +21,7 @@ def serve(arguments: list[str]) -> None:
 
     app.add_middleware(Gate, settings=Settings.from_environment(), inside=SglangInside())
     try:
-        launch_server(prepare_server_args(arguments))
+        launch_server(checked)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 

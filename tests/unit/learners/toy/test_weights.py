@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from dequantized import unpack
 from PIL import Image
 from safetensors.torch import load_file
 from toys import TOYS, Toy
@@ -21,7 +22,8 @@ from learners.toy.evaluate import answered_right, load_model
 from learners.toy.families import FAMILIES
 from learners.toy.forward import AnswerForward
 from learners.toy.model import build_model
-from learners.toy.quantize import FP8_MAX, quantize, to_fp8
+from learners.toy.quantize import quantize
+from learners.toy.schemes import FP8_MAX, GROUP_SIZE, to_fp8
 from learners.toy.tensors import collect, encode_prompts, load_pictures
 from learners.toy.tokenizer import TURN_END
 
@@ -39,6 +41,14 @@ def loaded(toy: Toy) -> Any:
 def report_of(toy: Toy) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(toy.report.read_text("utf-8"))
     return report
+
+
+@pytest.fixture(scope="module")
+def w4a16(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("copy") / "w4a16"
+    said = CliRunner().invoke(app, ["quantize", "--scheme", "w4a16", "--model", str(toy.base), "--out", str(out)])
+    assert said.exit_code == 0, said.output
+    return out
 
 
 def conversation(row: Any) -> list[dict[str, Any]]:
@@ -80,6 +90,44 @@ def test_the_largest_weight_of_a_channel_becomes_the_largest_float8() -> None:
     assert values.float()[0].tolist() == [112.0, -FP8_MAX]
     assert values.float()[1].tolist() == [0.0, 0.0]
     assert torch.isfinite(scale).all()
+
+
+def test_a_w4a16_copy_is_the_base_to_within_half_a_step_and_only_its_language_linears_differ(
+    toy: Toy, w4a16: Path
+) -> None:
+    base, stored, copy = (
+        load_file(toy.base / "model.safetensors"),
+        load_file(w4a16 / "model.safetensors"),
+        unpack(w4a16),
+    )
+    quantized = read_base(toy.base).modules.keys()
+    assert copy.keys() == base.keys()
+    for name, weight in base.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf != "weight" or PROFILES[toy.family].model_module(module) not in quantized:
+            assert torch.equal(copy[name], weight), name
+            continue
+        packed = stored[f"{name}_packed"]
+        assert (packed.dtype, packed.shape) == (torch.int32, (weight.shape[0], weight.shape[1] // 8))
+        step = stored[f"{name}_scale"].float().repeat_interleave(GROUP_SIZE, dim=1)
+        # A step is rounded to bfloat16, so a group's largest weight may lie 7.5 / 256 of one further out.
+        assert ((copy[name] - weight.float()).abs() <= step * 0.53).all(), name
+        assert len((copy[name] / step).round().unique()) > 8, name
+
+
+def test_a_w4a16_copy_says_what_an_engine_expects_and_whose_copy_it_is(toy: Toy, w4a16: Path) -> None:
+    said = json.loads((w4a16 / "config.json").read_text("utf-8"))["quantization_config"]
+    (group,) = said["config_groups"].values()
+    assert (said["quant_method"], said["format"]) == ("compressed-tensors", "pack-quantized")
+    assert group["weights"] == {
+        **{"num_bits": 4, "type": "int", "symmetric": True, "dynamic": False},
+        **{"strategy": "group", "group_size": GROUP_SIZE},
+    }
+    assert group["input_activations"] is None
+    assert "lm_head" in said["ignore"]
+    assert any(toy.vision_tower in name for name in said["ignore"])
+    assert not any("language_model" in name for name in said["ignore"])
+    assert base_hash_of(w4a16) == report_of(toy)["base_hash"]
 
 
 def test_quantizing_a_copy_again_is_refused_when_it_has_no_such_linears(toy: Toy, tmp_path: Path) -> None:
