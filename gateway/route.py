@@ -105,6 +105,7 @@ class RouteTable:
         self._turn_of: dict[str, int] = {}
         self._turns = itertools.count(1)
         self._waiting: dict[VersionName, list[asyncio.Future[None]]] = {}
+        self._idling: dict[str, list[asyncio.Future[None]]] = {}
 
     def set_alias(self, row: AliasRow) -> None:
         """From the next request on, the alias means what `row` says."""
@@ -122,6 +123,13 @@ class RouteTable:
         known = self.snapshot.replicas.get(replica_name)
         if known is not None:
             self.set_replica(replace(known, ready=False))
+
+    def forget_replica(self, replica_name: str) -> None:
+        """The replica is gone, and its name stands for nothing."""
+        left = {name: replica for name, replica in self.snapshot.replicas.items() if name != replica_name}
+        self.snapshot = replace(self.snapshot, replicas=left)
+        self._ejection.forget(replica_name)
+        self._turn_of.pop(replica_name, None)
 
     def add_version(self, replica_name: str, version: VersionName) -> None:
         """Requests for `version` may go to the replica. A replica that is not known stays so."""
@@ -186,6 +194,7 @@ class RouteTable:
             self._turn_of[replica_name] = next(self._turns)
         if self._load[replica_name] == 0:
             del self._load[replica_name]
+            _wake(self._idling.pop(replica_name, []))
 
     def load_of(self, replica_name: str) -> int:
         """Requests that the gateway has on the replica."""
@@ -226,6 +235,20 @@ class RouteTable:
                 f"{self._held[version]} requests are still on {version} after {timeout_s:g} s; it stays loaded for them"
             ) from None
 
+    async def idle(self, replica_name: str, timeout_s: float) -> None:
+        """Returns once no request is on the replica; raises `DeadlineExceeded` if some still are after `timeout_s`."""
+        if self._load[replica_name] == 0:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idling.setdefault(replica_name, []).append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self._load[replica_name]} requests are still on {replica_name} after {timeout_s:g} s"
+            ) from None
+
     def _pick(self, engine: str, version: VersionName, avoid: frozenset[str] = frozenset()) -> ReplicaRoute:
         ready = [replica for replica in self.snapshot.replicas.values() if replica.ready and replica.engine == engine]
         if not ready:
@@ -247,6 +270,10 @@ class RouteTable:
 
     def _release(self, version: VersionName) -> None:
         del self._held[version]
-        for waiter in self._waiting.pop(version, []):
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._waiting.pop(version, []))
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

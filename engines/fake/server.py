@@ -22,6 +22,7 @@ from engines.adapter import ProbeRecord
 from engines.errors import BadRequest, Conflict, NotFound, TandemError
 from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes, prompt_ids
 from engines.fake.faults import Faults, Seen
+from engines.fake.model import read_model
 from engines.fake.shapes import DONE, Reply, Usage
 from engines.fake.shelf import FakeShelf
 from engines.served import TOKEN_VARIABLE
@@ -55,8 +56,10 @@ class Pace:
 class FakeServer:
     """The routes, over one shelf, one set of faults and one record of what was seen."""
 
-    def __init__(self, name: str, shelf: FakeShelf, pace: Pace) -> None:
+    def __init__(self, name: str, weights: str, shelf: FakeShelf, pace: Pace) -> None:
+        """`weights` is what the bare base answers by, as adapters do by their hash."""
         self._base = f"{name}@0"
+        self._weights = weights
         self._shelf = shelf
         self._pace = pace
         self._faults = Faults()
@@ -87,7 +90,8 @@ class FakeServer:
         request = ChatRequest.model_validate_json(await http.read())
         prompt = prompt_bytes(request.messages)
         sha256 = self._sha256(request.model)
-        completions = tuple(self._complete(sha256, prompt, request, index) for index in range(request.n))
+        weights = sha256 or self._weights
+        completions = tuple(self._complete(weights, prompt, request, index) for index in range(request.n))
         ids = prompt_ids(prompt)
         cached = self._seen.cached(hashlib.sha256(request.model.encode() + prompt).digest(), len(ids))
         usage = Usage(len(ids), cached, sum(len(completion.tokens) for completion in completions))
@@ -170,9 +174,10 @@ class FakeServer:
         if record is not None:
             return _recorded(record, record.adapter_logprobs if sha256 else record.base_logprobs)
         seed = hashlib.sha256(f"{prompt.text}|{prompt.answer}|{prompt.image}".encode()).digest()
-        own = hashlib.sha256(sha256.encode() + seed).digest()
+        weights = sha256 or self._weights
+        own = hashlib.sha256(weights.encode() + seed).digest()
         places = range(prompt.num_tokens)
-        logprobs = [-(seed[place % 32] + (own[place % 32] / 256 if sha256 else 0.0) + 1) / 64 for place in places]
+        logprobs = [-(seed[place % 32] + (own[place % 32] / 256 if weights else 0.0) + 1) / 64 for place in places]
         return ScoreBody(token_ids=[seed[place % 32] for place in places], logprobs=logprobs)
 
     def _complete(self, sha256: str, prompt: bytes, request: ChatRequest, index: int) -> Completion:
@@ -259,11 +264,14 @@ def _guard(token: str) -> Middleware:
 
 
 async def serve(options: argparse.Namespace, token: str) -> None:
-    """Listens until SIGTERM."""
+    """Listens until SIGTERM; ends at once if the model's directory says so."""
+    model = read_model(options.model)
+    if not model.starts:
+        raise SystemExit(f"{options.model} says that it does not start")
     await asyncio.sleep(options.start_delay_s)
     draws = random.Random(options.latency_seed)  # noqa: S311  a pace, not a secret
     pace = Pace(options.tokens_per_s, options.first_token_delay_s, options.token_latency_sigma, draws)
-    server = FakeServer(options.name, FakeShelf(options.max_adapters, options.max_lora_rank), pace)
+    server = FakeServer(options.name, model.weights, FakeShelf(options.max_adapters, options.max_lora_rank), pace)
     runner = web.AppRunner(server.app(token), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stopped = asyncio.Event()
@@ -279,6 +287,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m engines.fake.server")
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", default="")
     parser.add_argument("--max-adapters", type=int, default=4)
     parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument("--tokens-per-s", type=float, default=0.0)
