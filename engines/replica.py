@@ -72,10 +72,22 @@ class Replica(Protocol):
 class RayReplica(MadeReplica):
     """A serving replica: its actor outlives the gateway, and is found again by its name."""
 
-    def __init__(self, installation: str, engine: str, number: int, config: EngineConfig, log_root: Path) -> None:
-        """Raises `BadRequest` if an actor lives that was made with another configuration."""
-        name = ActorName.of(installation, f"{engine}/{number}", config)
-        super().__init__(name.replica, config, str(name), log_root / f"{engine}-{number}", copies_root(str(name)))
+    def __init__(
+        self,
+        installation: str,
+        engine: str,
+        number: int,
+        config: EngineConfig,
+        log_root: Path,
+        actor: ActorName | None = None,
+    ) -> None:
+        """`actor` is one that was made for another engine, whose place this one has taken.
+
+        Raises `BadRequest` if an actor lives that was made with another configuration.
+        """
+        name = actor or ActorName.of(installation, f"{engine}/{number}", config)
+        log_dir = log_root / f"{engine}-{number}"
+        super().__init__(f"{engine}/{number}", config, str(name), log_dir, copies_root(str(name)))
         self._refuse_another_configuration(name)
 
     async def end(self) -> None:

@@ -239,11 +239,10 @@ class GatewayClient:
     def engine(self, name: str) -> Engine:
         return self._call(Engine, "GET", f"/v1/engines/{name}")
 
-    def release(self, engine: str, path: str) -> Generation:
+    def release(self, engine: str, path: str, *, in_place: bool = False) -> Generation:
         """Begins; `engine` says how it goes."""
-        return self._call(
-            Generation, "POST", f"/v1/engines/{engine}/release", {"path": path}, timeout_s=_PUBLISH_TIMEOUT_S
-        )
+        body = {"path": path, "in_place": in_place}
+        return self._call(Generation, "POST", f"/v1/engines/{engine}/release", body, timeout_s=_PUBLISH_TIMEOUT_S)
 
     def interaction(self, completion_id: str) -> StoredInteraction:
         return self._call(StoredInteraction, "GET", f"/v1/interactions/{completion_id}")

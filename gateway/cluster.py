@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from engines.actor_name import serving_actors
-from engines.config import EngineConfig
+from engines.actor_name import ActorName, serving_actors
 from engines.ending import end_actor
 from engines.errors import Unavailable
 from engines.placement import unplace_all
@@ -34,10 +33,10 @@ from gateway.promotion import Publisher
 from gateway.record import Recorder
 from gateway.registry import Registry
 from gateway.release import Releaser, config_of, recover, strays
-from gateway.rolling import Ground
 from gateway.route import RouteTable
 from gateway.services import Services
-from gateway.store import open_store
+from gateway.store import Store, open_store
+from gateway.swap import Ground
 from gateway.telling import Teller
 from gateway.users import UserLoads
 
@@ -74,10 +73,10 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
 
         users = UserLoads()
         monitor, teller = Monitor(), Teller((), users, routes)
-        make = partial(_make_replica, config)
+        make = partial(_make_replica, config, store)
         lineup = Lineup(make, watch_over, monitor, teller, membership, routes, board)
         for row in live:
-            await lineup.open(row, hosted[row.name])
+            await lineup.open(row, hosted[row.name].replicas)
         for task in (monitor.run(), teller.run()):
             cleanup.push_async_callback(_end, asyncio.create_task(task))
         await monitor.first_service()
@@ -94,8 +93,11 @@ def _connect_and_clear(config: TandemConfig, live: Sequence[GenerationRow]) -> N
         end_actor(name)
 
 
-def _make_replica(config: TandemConfig, name: str, number: int, engine: EngineConfig) -> RayReplica:
-    return RayReplica(installation_of(config), name, number, engine, config.log_root)
+def _make_replica(config: TandemConfig, store: Store, row: GenerationRow, number: int) -> RayReplica:
+    installation = installation_of(config)
+    host = next(one for one in store.generations.of(row.engine) if one.name == row.actors)
+    actor = ActorName.of(installation, f"{host.name}/{number}", config_of(host, config))
+    return RayReplica(installation, row.name, number, config_of(row, config), config.log_root, actor)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

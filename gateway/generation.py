@@ -44,6 +44,7 @@ TRANSITIONS: dict[GenerationState, frozenset[GenerationState]] = {
 @dataclass(frozen=True, slots=True)
 class GenerationRow:
     """`engine` is the name in the configuration. `base_hash` is None for what was configured: nobody read it yet.
+    `host` is the generation whose actors it has taken over, by a swap in place; None: it has actors of its own.
 
     `steps` are those of its release, once that has ended; `reason` says why it failed.
     """
@@ -54,6 +55,7 @@ class GenerationRow:
     model: Path
     created: datetime
     base_hash: str | None = None
+    host: str | None = None
     reason: str | None = None
     steps: tuple[StepTime, ...] = ()
 
@@ -61,6 +63,11 @@ class GenerationRow:
     def name(self) -> str:
         """What its replicas and its bare base are called by."""
         return self.engine if self.number == 1 else f"{self.engine}.g{self.number}"
+
+    @property
+    def actors(self) -> str:
+        """The generation that its actors are called by."""
+        return self.host or self.name
 
     @property
     def base(self) -> VersionName:

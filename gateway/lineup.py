@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engines.config import EngineConfig
 from engines.errors import DeadlineExceeded
 from engines.replica import Replica
+from engines.types import Endpoint
 from gateway.board import ReplicaBoard
 from gateway.generation import GenerationRow
 from gateway.membership import Membership
@@ -26,9 +26,11 @@ class KeptReplica(Replica, Protocol):
 
     async def end(self) -> None: ...
 
+    async def swap(self) -> Endpoint: ...
 
-MakeReplica = Callable[[str, int, EngineConfig], KeptReplica]
-"""From a generation's name, the replica's number and its configuration. May ask Ray, and block."""
+
+MakeReplica = Callable[[GenerationRow, int], KeptReplica]
+"""A replica of a generation, by its number. May ask Ray and the store, and block."""
 WatchOver = Callable[[Replica], Watch]
 
 
@@ -51,7 +53,7 @@ class Lineup:
         routes: RouteTable,
         board: ReplicaBoard,
     ) -> None:
-        self._make = make
+        self._make_blocking = make
         self._watch_over = watch_over
         self._monitor = monitor
         self._teller = teller
@@ -65,20 +67,26 @@ class Lineup:
         found = [name for name, kept in self._kept.items() if kept.replica.engine == generation]
         return tuple(sorted(found, key=lambda name: int(name.rpartition("/")[2])))
 
-    async def open(self, row: GenerationRow, config: EngineConfig) -> None:
-        """All replicas of a generation."""
-        for number in range(config.replicas):
-            await self.add(row, number, config)
+    def replica(self, name: str) -> KeptReplica:
+        return self._kept[name].replica
 
-    async def add(self, row: GenerationRow, number: int, config: EngineConfig) -> KeptReplica:
+    async def make(self, row: GenerationRow, number: int) -> KeptReplica:
+        """A handle that nobody watches."""
+        return await asyncio.to_thread(self._make_blocking, row, number)
+
+    async def open(self, row: GenerationRow, num_replicas: int) -> None:
+        """All replicas of a generation."""
+        for number in range(num_replicas):
+            await self.add(row, number)
+
+    async def add(self, row: GenerationRow, number: int) -> None:
         """It is brought up, and then takes traffic for its generation; `wait_served` waits for that."""
         name = f"{row.name}/{number}"
         if name not in self._kept:
-            replica = await asyncio.to_thread(self._make, row.name, number, config)
+            replica = await self.make(row, number)
             kept = self._kept[name] = Kept(replica, self._watch_over(replica))
             self._monitor.add(kept.watch)
             self._teller.add(replica)
-        return self._kept[name].replica
 
     async def wait_served(self, name: str, timeout_s: float) -> None:
         """Raises the trouble of a replica that does not come up, or `DeadlineExceeded`."""
@@ -90,20 +98,28 @@ class Lineup:
 
     async def remove(self, name: str, drain_timeout_s: float) -> None:
         """No traffic, then its requests end, then its engine and its actor. Unknown is fine."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return
+        try:
+            await self.detach(name, drain_timeout_s)
+        except DeadlineExceeded as error:
+            _log.warning("%s; they are cut off", error.message)
+        await kept.replica.end()
+
+    async def detach(self, name: str, drain_timeout_s: float) -> None:
+        """No traffic, then its requests end; its actor goes on, unwatched. Unknown is fine.
+
+        Raises `DeadlineExceeded` if requests are on it still: nobody watches it then, and they go on.
+        """
         kept = self._kept.pop(name, None)
         if kept is None:
             return
         await self._monitor.remove(name)  # else it would be routed to again
+        self._teller.remove(name)
         self._membership.leave(kept.replica)
         try:
             await self._routes.idle(name, drain_timeout_s)
-        except DeadlineExceeded as error:
-            _log.warning("%s; they are cut off", error.message)
-        self._teller.remove(name)
-        await kept.replica.end()
-        self._routes.forget_replica(name)
-        self._board.forget(name)
-
-    async def remove_all(self, names: Sequence[str], drain_timeout_s: float) -> None:
-        for name in names:
-            await self.remove(name, drain_timeout_s)
+        finally:
+            self._routes.forget_replica(name)
+            self._board.forget(name)

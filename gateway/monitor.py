@@ -95,11 +95,12 @@ class Watch:
         if status.stats is not None:
             self._metrics.queue_depth.labels(self.replica.name).set(status.stats.num_waiting)
         self._hanging_since_s = (self._hanging_since_s or now_s) if state is EngineState.UNRESPONSIVE else None
-        if status.health.is_ready:
+        is_other = status.engine not in ("", self.replica.engine)  # a swap in place that was broken off
+        if status.health.is_ready and not is_other:
             await self._serve(status)
             return
-        self._leave(f"{state}: {status.health.detail}")
-        if state in _MAY_START and now_s >= self._patience.not_before_s:
+        self._leave(f"it serves {status.engine}" if is_other else f"{state}: {status.health.detail}")
+        if (state in _MAY_START or is_other) and now_s >= self._patience.not_before_s:
             await self._bring_up(status, self.replica.start, now_s)
         elif self._hanging_since_s is not None and now_s - self._hanging_since_s >= self._hang_timeout_s:
             _log.warning("replica %s has hung for %.0f s: restarting it", self.replica.name, self._hang_timeout_s)

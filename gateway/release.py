@@ -17,13 +17,16 @@ from engines.adapter import base_hash_of, read_base
 from engines.config import EngineConfig
 from engines.errors import BadRequest, Conflict, NotFound, TandemError
 from engines.export_probe import read_export_probe
+from engines.same_place import check_place
 from gateway.config import TandemConfig
 from gateway.generation import GenerationRow, GenerationState, ReleaseProgress, engine_of
+from gateway.in_place import InPlaceSwap
 from gateway.metrics import Metrics
 from gateway.promotion import Publisher
-from gateway.rolling import Ground, RollingSwap, Side
+from gateway.rolling import RollingSwap
 from gateway.steps import StepClock
 from gateway.store import Store
+from gateway.swap import Ground, Side, Swap
 
 _log = logging.getLogger(__name__)
 INTERRUPTED = "the release was interrupted before its flip; nothing was changed"
@@ -44,8 +47,8 @@ def recover(store: Store, config: TandemConfig) -> tuple[GenerationRow, ...]:
 
 
 def strays(actors: Sequence[ActorName], live: Sequence[GenerationRow], installation: str) -> tuple[str, ...]:
-    """Names of this installation's actors that serve another generation of an engine than the live one."""
-    names = {row.engine: row.name for row in live}
+    """Names of this installation's actors that are not those of their engine's live generation."""
+    names = {row.engine: row.actors for row in live}
     ours = (actor for actor in actors if actor.installation == installation)
     return tuple(str(one) for one in ours if names.get(engine_of(one.engine), one.engine) != one.engine)
 
@@ -70,15 +73,15 @@ class Releaser:
         self._clocks: dict[str, StepClock] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def release(self, engine: str, path: Path) -> GenerationRow:
-        """Begins a release of the model in `path`, and returns its row.
+    async def release(self, engine: str, path: Path, *, in_place: bool = False) -> GenerationRow:
+        """Begins a release of the model in `path`, by a rolling swap or in place, and returns its row.
 
         Raises `BadRequest` for a directory that the engine can't serve, `Conflict` if another release or publish is
         under way, `NotFound` for an unknown engine. What goes wrong later is in the row.
         """
-        base_hash = await asyncio.to_thread(self._check, engine, path)
+        base_hash = await asyncio.to_thread(self._check, engine, path, in_place=in_place)
         begun: asyncio.Future[GenerationRow] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(engine, path, base_hash, begun))
+        self._task = asyncio.create_task(self._run(engine, path, base_hash, begun, in_place=in_place))
         return await begun
 
     def progress_of(self, row: GenerationRow) -> ReleaseProgress:
@@ -94,7 +97,7 @@ class Releaser:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def _check(self, engine: str, path: Path) -> str:
+    def _check(self, engine: str, path: Path, *, in_place: bool) -> str:
         """The model's hash; reads all of its weights."""
         if engine not in self._config.engines:
             raise NotFound(f"No engine '{engine[:80]}'; GET /v1/engines lists those there are.", param="engine")
@@ -104,17 +107,22 @@ class Releaser:
             raise BadRequest(f"{path} is a {profile.name}, and engine '{engine}' is for {wanted} models", param="path")
         if self._live(engine).model == path:
             raise Conflict(f"engine '{engine}' serves {path} already", param="path")
+        if in_place:
+            check_place(self._live(engine).model, path)
         read_export_probe(path)
         return base_hash_of(path)
 
     def _live(self, engine: str) -> GenerationRow:
         return next(row for row in self._store.generations.of(engine) if row.state is GenerationState.LIVE)
 
-    async def _run(self, engine: str, path: Path, base_hash: str, begun: asyncio.Future[GenerationRow]) -> None:
+    async def _run(
+        self, engine: str, path: Path, base_hash: str, begun: asyncio.Future[GenerationRow], *, in_place: bool
+    ) -> None:
         try:
             async with self._publisher.only_publisher():
                 old = await asyncio.to_thread(self._live, engine)
-                new = await asyncio.to_thread(self._store.generations.begin, engine, path, base_hash)
+                host = old.actors if in_place else None
+                new = await asyncio.to_thread(self._store.generations.begin, engine, path, base_hash, host)
                 self._clocks[new.name] = StepClock(self._metrics)
                 begun.set_result(new)
                 await self._roll(old, new, self._clocks[new.name])
@@ -128,7 +136,8 @@ class Releaser:
         sides = (Side(old, config_of(old, self._config)), Side(new, config_of(new, self._config)))
         self._hosted[new.name] = sides[1].config
         records = await asyncio.to_thread(read_export_probe, new.model)
-        swap = RollingSwap(*sides, records, self._ground, clock, self._config.gateway.request_timeout_s)
+        kind: type[Swap] = InPlaceSwap if new.host else RollingSwap
+        swap = kind(*sides, records, self._ground, clock, self._config.gateway.request_timeout_s)
         reason = None
         try:
             await swap.run()

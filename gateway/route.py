@@ -19,6 +19,8 @@ from engines.types import Endpoint, VersionName
 from gateway.ejection import Ejection
 from gateway.types import AliasRow
 
+_MAX_WAITING = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRoute:
@@ -105,6 +107,8 @@ class RouteTable:
         self._turn_of: dict[str, int] = {}
         self._turns = itertools.count(1)
         self._waiting: dict[VersionName, list[asyncio.Future[None]]] = {}
+        self._closed: dict[str, asyncio.Event] = {}
+        self._num_waiting = 0
         self._idling: dict[str, list[asyncio.Future[None]]] = {}
 
     def set_alias(self, row: AliasRow) -> None:
@@ -147,6 +151,40 @@ class RouteTable:
         """What an alias calls live or previous."""
         rows = self.snapshot.aliases.values()
         return frozenset(name for row in rows for name in (row.live, row.previous) if name is not None)
+
+    def in_service(self, engine: str) -> frozenset[str]:
+        """Names of the replicas that take requests for an engine."""
+        return frozenset(one.name for one in self.snapshot.replicas.values() if one.ready and one.engine == engine)
+
+    def close(self, engine: str) -> None:
+        """Requests for the engine's aliases wait in `wait_open`, until `reopen`."""
+        self._closed.setdefault(engine, asyncio.Event())
+
+    def reopen(self, engine: str) -> None:
+        """Twice is fine."""
+        event = self._closed.pop(engine, None)
+        if event is not None:
+            event.set()
+
+    async def wait_open(self, model: str, timeout_s: float) -> None:
+        """Returns once the engine that `model` is an alias over is open, which it nearly always is.
+
+        Raises `Unavailable` after `timeout_s`, or if too many wait already.
+        """
+        row = self.snapshot.aliases.get(model)
+        event = self._closed.get(row.engine) if row is not None else None
+        if event is None:
+            return
+        if self._num_waiting >= _MAX_WAITING:
+            raise Unavailable(f"{_MAX_WAITING} requests wait for '{model}' already; retry in a moment.")
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            raise Unavailable(f"'{model}' was not served again in time; retry in a moment.") from None
+        finally:
+            self._num_waiting -= 1
 
     def is_ready(self) -> bool:
         """Whether at least one replica can answer."""

@@ -19,14 +19,24 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from engines.adapter import ProbeRecord
-from engines.errors import BadRequest, Conflict, NotFound, TandemError
+from engines.errors import BadRequest, Conflict, EngineFault, NotFound, TandemError
 from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes, prompt_ids
 from engines.fake.faults import Faults, Seen
 from engines.fake.model import read_model
 from engines.fake.shapes import DONE, Reply, Usage
 from engines.fake.shelf import FakeShelf
 from engines.served import TOKEN_VARIABLE
-from engines.wire import AdapterList, AddAdapter, ProbeReply, ProbeRequest, PromptBody, ScoreBody, StatsReply, Wire
+from engines.wire import (
+    AdapterList,
+    AddAdapter,
+    ProbeReply,
+    ProbeRequest,
+    PromptBody,
+    ScoreBody,
+    StatsReply,
+    SwapWeights,
+    Wire,
+)
 
 MAX_BODY_BYTES = 64 << 20
 
@@ -64,6 +74,8 @@ class FakeServer:
         self._pace = pace
         self._faults = Faults()
         self._seen = Seen()
+        self._running = asyncio.Event()
+        self._running.set()
 
     def app(self, token: str) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_errors, _guard(token)])
@@ -78,6 +90,9 @@ class FakeServer:
                 web.delete("/tandem/adapters/{version:.+}", self.remove),
                 web.post("/tandem/probe", self.probe),
                 web.get("/tandem/stats", self.stats),
+                web.post("/tandem/pause", self.pause),
+                web.post("/tandem/weights", self.swap),
+                web.post("/tandem/resume", self.resume),
                 web.post("/tandem/faults", self.set_faults),
                 web.get("/tandem/aborts", self.aborts),
             ]
@@ -88,6 +103,7 @@ class FakeServer:
         if self._faults.chat_status is not None:
             return _error(self._faults.chat_status, "a fault was set", "internal_error", None)
         request = ChatRequest.model_validate_json(await http.read())
+        await self._running.wait()
         prompt = prompt_bytes(request.messages)
         sha256 = self._sha256(request.model)
         weights = sha256 or self._weights
@@ -152,6 +168,26 @@ class FakeServer:
                 num_aborted=seen.num_aborted,
             )
         )
+
+    async def pause(self, http: web.Request) -> web.StreamResponse:
+        """Nothing is under way in the tests that pause it, so that nothing is aborted."""
+        self._running.clear()
+        return web.json_response({})
+
+    async def swap(self, http: web.Request) -> web.StreamResponse:
+        body = SwapWeights.model_validate_json(await http.read())
+        if self._running.is_set():
+            raise Conflict("the engine computes; pause it first")
+        model = read_model(body.path)
+        if not model.starts:
+            return _error(502, f"{body.path} says that it does not start", EngineFault.code, None)
+        self._shelf.clear()
+        self._base, self._weights = body.base, model.weights
+        return web.json_response({})
+
+    async def resume(self, http: web.Request) -> web.StreamResponse:
+        self._running.set()
+        return web.json_response({})
 
     async def set_faults(self, http: web.Request) -> web.StreamResponse:
         self._faults = Faults.model_validate_json(await http.read())

@@ -25,6 +25,7 @@ class Release(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(min_length=1, max_length=4096)
+    in_place: bool = False
 
 
 @router.get("")
@@ -41,12 +42,12 @@ async def get_engine(engine: str, services: Access) -> dict[str, Any]:
 
 @router.post("/{engine}/release", status_code=202)
 async def release(engine: str, body: Release, services: Access) -> dict[str, Any]:
-    """Begins a rolling swap, and answers with its generation; `GET /v1/engines/{engine}` says how it goes."""
+    """Begins a swap, rolling or in place; `GET /v1/engines/{engine}` says how it goes."""
     path = Path(body.path)
     if "\x00" in body.path or not path.is_absolute():
         raise BadRequest("path: must be an absolute path on the gateway's machine.", param="path")
     with services.drain.publishing():
-        return _generation(await services.releaser.release(engine, path), services)
+        return _generation(await services.releaser.release(engine, path, in_place=body.in_place), services)
 
 
 def _document(name: str, rows: Sequence[GenerationRow], services: Services) -> dict[str, Any]:

@@ -40,6 +40,9 @@ def ls(url: UrlOption = None, config: ConfigOption = None, as_json: JsonOption =
 def release(
     engine: Annotated[str, typer.Argument(help="An engine of the configuration, like small.")],
     directory: Annotated[Path, typer.Argument(help="A model's directory, as `tandem versions export` writes it.")],
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Swap the weights in running replicas: there is no room for one more.")
+    ] = False,
     url: UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -51,10 +54,10 @@ def release(
 
     tandem engines release small ./merged-w4a16
 
-    tandem engines release small ./merged-w4a16 --json
+    tandem engines release small ./merged-w4a16 --in-place --json
     """
     with client(url, config) as gateway:
-        begun = gateway.release(engine, str(directory.absolute()))
+        begun = gateway.release(engine, str(directory.absolute()), in_place=in_place)
         say(f"{begun.id}: {begun.model}")
         ended = _follow(gateway, begun)
     if as_json:

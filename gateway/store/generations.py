@@ -34,8 +34,11 @@ class Generations:
                 _save(connection, live)
             return live
 
-    def begin(self, engine: str, model: Path, base_hash: str) -> GenerationRow:
-        """The next generation, `rolling`. Raises `Conflict` if another one is on its way, `NotFound` for no engine."""
+    def begin(self, engine: str, model: Path, base_hash: str, host: str | None = None) -> GenerationRow:
+        """The next generation, `rolling`; `host`: in the place of which one.
+
+        Raises `Conflict` if another one is on its way, `NotFound` for no engine.
+        """
         with self._database.write() as connection:
             rows = _of(connection, engine)
             if not rows:
@@ -43,7 +46,7 @@ class Generations:
             if rolling := [row for row in rows if row.state is GenerationState.ROLLING]:
                 raise Conflict(f"{rolling[0].name} is being released; wait for its end", param="engine")
             number = rows[-1].number + 1
-            row = GenerationRow(engine, number, GenerationState.ROLLING, model, datetime.now(UTC), base_hash)
+            row = GenerationRow(engine, number, GenerationState.ROLLING, model, datetime.now(UTC), base_hash, host)
             connection.execute(generations.insert(), [_values(row)])
             return row
 

@@ -125,6 +125,7 @@ generations = Table(
     Column("model", Text, nullable=False),
     Column("created", UtcDateTime, nullable=False),
     Column("base_hash", String(128)),
+    Column("host", String(64)),
     Column("reason", Text),
     Column("steps", JSON, nullable=False),
 )

@@ -76,7 +76,7 @@ class RowPublisher:
 class NoReleaser:
     """Releases nothing."""
 
-    async def release(self, engine: str, path: Path) -> GenerationRow:
+    async def release(self, engine: str, path: Path, *, in_place: bool = False) -> GenerationRow:
         raise Conflict("there are no replicas here")
 
     def progress_of(self, row: GenerationRow) -> ReleaseProgress:

@@ -33,10 +33,11 @@ from gateway.lineup import Lineup
 from gateway.membership import Membership
 from gateway.metrics import Metrics
 from gateway.monitor import Monitor, Watch
-from gateway.rolling import Ground, RollingSwap, Side
+from gateway.rolling import RollingSwap
 from gateway.route import RouteTable
 from gateway.steps import StepClock
 from gateway.store import StateChange, Store, open_store
+from gateway.swap import Ground, Side
 from gateway.telling import Teller
 from gateway.types import VersionState
 from gateway.users import UserLoads
@@ -74,6 +75,9 @@ class RolledReplica:
 
     async def end(self) -> None:
         self._site.events.append(f"end {self.name}")
+
+    async def swap(self) -> Endpoint:
+        raise AssertionError("a rolling swap ends the old ones")
 
     async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
         return
@@ -114,7 +118,7 @@ class Site:
         self.monitor = Monitor()
         teller = Teller((), UserLoads(), self.routes)
         self.lineup = Lineup(
-            lambda name, number, _: RolledReplica(self, name, number),
+            lambda row, number: RolledReplica(self, row.name, number),
             lambda replica: Watch(replica, self.routes, self.membership, self.board, Metrics(), 60.0),
             *(self.monitor, teller, self.membership, self.routes, self.board),
         )
@@ -138,7 +142,7 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     site = Site(tmp_path)
     watching = asyncio.create_task(site.monitor.run())
-    await site.lineup.open(site.old, site.config)
+    await site.lineup.open(site.old, site.config.replicas)
     await site.wait_in_service("small/0", "small/1", "small/2")
     site.events.clear()
     yield site

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("created", sa.DateTime, nullable=False),
         sa.Column("base_hash", sa.String(128)),
+        sa.Column("host", sa.String(64)),
         sa.Column("reason", sa.Text),
         sa.Column("steps", sa.JSON, nullable=False),
     )
