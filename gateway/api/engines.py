@@ -72,6 +72,7 @@ def _generation(row: GenerationRow, services: Services) -> dict[str, Any]:
         "state": row.state.value,
         "model": str(row.model),
         "base_hash": row.base_hash,
+        "in_place_of": row.host,
         "created": row.created.timestamp(),
         "reason": row.reason,
         "steps": [{"step": step.step, "seconds": step.seconds} for step in progress.steps],
