@@ -1,4 +1,4 @@
-"""There by a rolling swap and back in place, on two replicas of vLLM under load, in FP8: nobody is failed or lied to."""
+"""To another base by a rolling swap and back in place, on two replicas of vLLM in FP8 under load."""
 
 import json
 from collections.abc import Iterator
