@@ -39,7 +39,10 @@ def _differs(name: str, served: Path, other: Path) -> str:
 
 
 def _config(model: Path) -> Any:
-    return _plain(json.loads((model / CONFIG_FILE).read_bytes()))
+    try:
+        return _plain(json.loads((model / CONFIG_FILE).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{model / CONFIG_FILE} cannot be read as JSON", param="path") from error
 
 
 def _plain(value: Any) -> Any:

@@ -71,7 +71,7 @@ class Releaser:
         self._publisher = publisher
         self._metrics = metrics
         self._clocks: dict[str, StepClock] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def release(self, engine: str, path: Path, *, in_place: bool = False) -> GenerationRow:
         """Begins a release of the model in `path`, by a rolling swap or in place, and returns its row.
@@ -81,8 +81,10 @@ class Releaser:
         """
         base_hash = await asyncio.to_thread(self._check, engine, path, in_place=in_place)
         begun: asyncio.Future[GenerationRow] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(engine, path, base_hash, begun, in_place=in_place))
-        return await begun
+        task = asyncio.create_task(self._run(engine, path, base_hash, begun, in_place=in_place))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(begun)  # it goes on, whether or not somebody waits for the answer
 
     def progress_of(self, row: GenerationRow) -> ReleaseProgress:
         clock = self._clocks.get(row.name)
@@ -92,10 +94,10 @@ class Releaser:
 
     async def close(self) -> None:
         """A release under way stops where it is: the next gateway puts it right."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in tuple(self._tasks):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
 
     def _check(self, engine: str, path: Path, *, in_place: bool) -> str:
         """The model's hash; reads all of its weights."""

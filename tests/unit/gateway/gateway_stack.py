@@ -130,6 +130,7 @@ def make_config(folder: Path, **gateway: Any) -> TandemConfig:
 
 def open_services(config: TandemConfig, *endpoints: Endpoint) -> Services:
     store, metrics, routes = open_store(config.store.url), Metrics(), RouteTable()
+    store.generations.ensure("small", config.engines["small"].model_path())
     routes.set_alias(store.aliases.ensure("vqa", "small"))
     for number, endpoint in enumerate(endpoints):
         routes.set_replica(ReplicaRoute(f"small/{number}", "small", endpoint, ready=True))
