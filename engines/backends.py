@@ -9,9 +9,12 @@ from engines.config import EngineConfig
 from engines.fake import FakeEngine
 from engines.protocol import Engine
 from engines.served import ServedEngine
+from engines.sglang import SglangEngine
 from engines.vllm import VllmEngine
 
-BACK_ENDS: MappingProxyType[str, type[ServedEngine]] = MappingProxyType({"vllm": VllmEngine, "fake": FakeEngine})
+BACK_ENDS: MappingProxyType[str, type[ServedEngine]] = MappingProxyType(
+    {"vllm": VllmEngine, "sglang": SglangEngine, "fake": FakeEngine}
+)
 
 
 def build_engine(name: str, config: EngineConfig, log_dir: Path) -> Engine:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from engines.vllm_args import check_args
+from engines import sglang_args, vllm_args
 
+ARGUMENTS = MappingProxyType({"vllm": vllm_args, "sglang": sglang_args})
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -23,10 +25,10 @@ class EngineConfig(Section):
 
     model: str
     """A directory, or a hub id."""
-    family: Literal["qwen3_vl", "auto"] = "auto"
+    family: Literal["qwen3_vl", "internvl", "auto"] = "auto"
     """The model family: what the model's config.json must say; `auto` takes what it says. The fake
     back end does not look."""
-    kind: Literal["vllm", "fake"] = "vllm"
+    kind: Literal["vllm", "sglang", "fake"] = "vllm"
     """The back end."""
     replicas: int = Field(1, ge=1, le=64)
     """How many engines of this kind run, each in a Ray actor of its own."""
@@ -63,8 +65,8 @@ class EngineConfig(Section):
     @field_validator("args")
     @classmethod
     def _check_args(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if info.data.get("kind") == "vllm":
-            check_args(args)
+        if (owner := ARGUMENTS.get(info.data.get("kind", ""))) is not None:
+            owner.check_args(args)
         return args
 
     def model_path(self) -> Path:

@@ -2,8 +2,8 @@
 
 A replica that takes GPUs has a placement group of its own, named like its actor and as detached, with one bundle of
 `tensor_parallel` GPUs: one replica's shards share a node. Ray sets CUDA_VISIBLE_DEVICES of the actor, and its engine
-inherits it. A vLLM replica takes GPUs wherever the cluster has any; a fake one only where `tensor_parallel` is above
-one, so that tests can place replicas on GPUs that exist for Ray alone.
+inherits it. A vLLM or SGLang replica takes GPUs wherever the cluster has any; a fake one only where `tensor_parallel`
+is above one, so that tests can place replicas on GPUs that exist for Ray alone.
 
 A group outlives its actor, so that the next actor of the same name finds its GPUs again. What nobody comes back for is
 removed by `place` (the same replica with another configuration) and `unplace_all`.
@@ -86,7 +86,7 @@ def _num_gpus(config: EngineConfig, num_in_cluster: int) -> int:
             f"tensor_parallel: {config.tensor_parallel} GPUs a replica are asked for, and the Ray cluster has none; "
             "set it to 1, or start Ray where the GPUs are"
         )
-    takes_gpus = config.tensor_parallel > 1 or config.kind == "vllm"
+    takes_gpus = config.tensor_parallel > 1 or config.kind in ("vllm", "sglang")
     return config.tensor_parallel if num_in_cluster and takes_gpus else 0
 
 

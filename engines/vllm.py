@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from engines.config import LORA_RANKS, EngineConfig
-from engines.errors import ConfigError, EngineDown
-from engines.profiles import PROFILES, FamilyProfile, profile_of
+from engines.errors import EngineDown
+from engines.flags import flag_of
+from engines.model import check_model, family_of
+from engines.profiles import FamilyProfile
+from engines.schemes import check_scheme, cpu_kind, gpu_kind
 from engines.served import Launch, ServedEngine, python_path
-from engines.vllm_args import flag_of
 
 PLUGIN_DIR = Path(__file__).parent / "vllm_plugin"
-DEFAULT_FAMILY = "qwen3_vl"
-"""Of a hub id whose section does not say: its config.json is not here yet."""
 BUILD_TIMEOUT_S = 60.0
 
 ENV = {
@@ -85,22 +85,6 @@ def _read_build(python: str, out: bytes) -> Build:
     return build
 
 
-def check_model(name: str, model: str) -> None:
-    """Raises `EngineDown` for an absolute path that is no directory; vLLM would take it for a hub id."""
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise EngineDown(f"{model} is no directory; check engines.{name}.model")
-
-
-def family_of(name: str, config: EngineConfig) -> FamilyProfile:
-    """The model's family; raises `ConfigError` if its config.json says another than the section."""
-    if not config.model_path().is_dir():
-        return PROFILES[DEFAULT_FAMILY if config.family == "auto" else config.family]
-    profile = profile_of(config.model_path())
-    if config.family not in ("auto", profile.name):
-        raise ConfigError(f"engines.{name}.family: {config.model} is a {profile.name}, not a {config.family}")
-    return profile
-
-
 class VllmEngine(ServedEngine):
     """One vLLM OpenAI server with our endpoint plugin."""
 
@@ -110,14 +94,19 @@ class VllmEngine(ServedEngine):
         check_model(self.name, self.config.model)
         python = self.config.python or sys.executable
         build = await build_of(python)
+        check_scheme(self.name, self.config, cpu_kind() if build.is_cpu else gpu_kind())
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
-        family = family_of(self.name, self.config)
+        family = self.family()
         env = environment(self.config, build, family)
-        return Launch((*module, *arguments(self.name, self.config, port, build)), env)
+        return Launch((*module, *arguments(self.name, self.config, port, build, family)), env)
+
+    def family(self) -> FamilyProfile:
+        """Raises `BadRequest` for a model of no known family."""
+        return family_of(self.name, self.config)
 
 
-def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple[str, ...]:
-    """vLLM's command line; raises `BadRequest` for a model of no known family."""
+def arguments(name: str, config: EngineConfig, port: int, build: Build, family: FamilyProfile) -> tuple[str, ...]:
+    """vLLM's command line."""
     return (
         *("--model", config.model, "--served-model-name", f"{name}@0"),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -126,7 +115,7 @@ def arguments(name: str, config: EngineConfig, port: int, build: Build) -> tuple
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--logits-processors", "tandem_vllm_plugin.never_sampled:NeverSampled"),
         *_rollout_arguments(config),
-        *_lora_arguments(config, family_of(name, config)),
+        *_lora_arguments(config, family),
         *_model_arguments(config, build),
         *_extra_arguments(config),
     )

@@ -66,6 +66,31 @@ def grpo(config: ConfigOption, overrides: OverridesOption = None, as_json: JsonO
     _finish(job, run_grpo(job), as_json=as_json)
 
 
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A model's directory.")],
+    out: Annotated[Path, typer.Option("--out", help="Where a random adapter for it is written.")],
+    num_threads: Annotated[int, typer.Option("--threads", help="Threads of the CPU's matrix products.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a model with transformers: its parts, its chat template, and what it says with a random adapter."""
+    from learners.inspection.inspect import inspect as look
+
+    found = look(model, out, num_threads)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        print(f"{found.architecture or 'not loaded'}, {found.num_parameters / 1e6:.1f} million parameters")
+        for part in found.parts:
+            print(
+                f"{part.part}: {part.num_modules} linears under {part.prefix or '(the root)'}: {' '.join(part.leaves)}"
+            )
+    for fault in found.faults:
+        _say(f"{fault.step}: {fault.reason}")
+    if found.faults:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(help="A JSONL or Parquet file.")], as_json: JsonOption = False

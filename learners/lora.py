@@ -75,7 +75,7 @@ def _lora_config(config: JobConfig, family: FamilyProfile) -> LoraConfig:
         lora_alpha=config.alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=list(family.target_modules),
+        target_modules=list(family.peft_targets),
         task_type="CAUSAL_LM",
     )
 

@@ -30,7 +30,7 @@ class Origin:
             base_hash=self.base.base_hash,
             rank=self.config.rank,
             alpha=self.config.alpha,
-            target_modules=self.base.profile.target_modules,
+            target_modules=self.base.profile.peft_targets,
             tensors=dict(tensor_hashes(weights)),
             dtype="float32",
             parent=parent_version(self.config),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 METHOD = "get_image_features"
-"""Of every vision-language model of transformers, without its head; its first argument are the pixels."""
+"""Of every vision-language model of transformers, without its head; its first argument is called `pixel_values`."""
 
 
 class SeenImages:
@@ -26,10 +26,10 @@ class SeenImages:
         """Around passes of `backbone`, the model without its head, in one number format."""
         compute, before = getattr(backbone, METHOD), vars(backbone).get(METHOD)
 
-        def recall(pixels: Any, *arguments: Any, **options: Any) -> Any:
-            if pixels is not self._pixels:
-                self._features = compute(pixels, *arguments, **options)
-                self._pixels = pixels
+        def recall(pixel_values: Any, *arguments: Any, **options: Any) -> Any:
+            if pixel_values is not self._pixels:
+                self._features = compute(pixel_values, *arguments, **options)
+                self._pixels = pixel_values
             return self._features
 
         setattr(backbone, METHOD, recall)

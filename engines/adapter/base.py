@@ -29,7 +29,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules`: name in the checkpoint -> (out_features, in_features), of the linears that adapters may touch."""
+    """`modules`: name in the model -> (out_features, in_features), of the linears that adapters may touch."""
 
     path: Path
     profile: FamilyProfile
@@ -48,7 +48,7 @@ def read_base(model_dir: Path) -> BaseModel:
     """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
     profile = profile_of(model_dir)
     modules: dict[str, tuple[int, int]] = {}
-    for path in _weight_files(model_dir):
+    for path in weight_files(model_dir):
         modules.update(_target_shapes(path, profile))
     if not modules:
         raise BadRequest(
@@ -63,14 +63,15 @@ def base_hash_of(model_dir: Path) -> str:
     """What `tandem_base.json` says, or `sha256:<hex>` over the weight files' bytes, in the order of their names."""
     copy_of = model_dir / COPY_FILE
     if not copy_of.exists():
-        return _hash_files(tuple(_stamp(path) for path in _weight_files(model_dir)))
+        return _hash_files(tuple(_stamp(path) for path in weight_files(model_dir)))
     value = parse_object(read_bounded(copy_of, MAX_INDEX_BYTES, follow_symlinks=True), COPY_FILE).get("base_hash")
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise BadRequest(f'{copy_of} must hold {{"base_hash": "sha256:<64 hex digits>"}}', param="model")
     return value
 
 
-def _weight_files(model_dir: Path) -> tuple[Path, ...]:
+def weight_files(model_dir: Path) -> tuple[Path, ...]:
+    """In the order of their names. Raises `BadRequest` for an index that names others than files beside it."""
     index = model_dir / INDEX_FILE
     if not index.exists():
         return (model_dir / WEIGHTS_FILE,)
@@ -91,7 +92,8 @@ def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, i
         tensors = read_header(file, path.name).tensors
     shapes = {}
     for tensor in tensors:
-        module, _, leaf = tensor.name.rpartition(".")
+        stored, _, leaf = tensor.name.rpartition(".")
+        module = profile.model_module(stored)
         if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes

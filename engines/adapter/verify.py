@@ -28,7 +28,7 @@ _SIDES = {"lora_A": 0, "lora_B": 1}
 class VerifiedAdapter:
     """An adapter that passed. The sha256 are bare hex, of the bytes that were checked; `install` insists on them.
 
-    `modules` are names in the base's checkpoint. Without a manifest the proof is
+    `modules` are names in the model. Without a manifest the proof is
     the shapes and the hashes alone.
     """
 

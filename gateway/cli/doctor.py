@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,13 +22,33 @@ if TYPE_CHECKING:
 _STYLES = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 
-def doctor(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(help="A model's directory or hub id: probe it instead. Default: check this installation."),
+]
+
+
+def doctor(
+    model: ModelArgument = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check everything, running or not, and say how to mend what is wrong. Exit 3 if a check fails.
+
+    With MODEL: load it with transformers, serve it, compare the two, put a random adapter on it, and say what works.
+    The engine's section of the configuration counts if one names this model.
 
     tandem doctor
 
     tandem doctor -c deploy/examples/fake.toml --json
+
+    tandem doctor ./some-model
     """
+    if model is not None:
+        from gateway.cli.probe import probe
+
+        return probe(model, load(config, settings), as_json=as_json)
     from gateway.doctor import is_well
 
     found = _examine(config, settings)

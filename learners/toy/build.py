@@ -14,10 +14,11 @@ from engines.adapter.base import base_hash_of
 from engines.errors import BadRequest
 from learners.toy.easy_vqa import Split, dev, held_out, questions
 from learners.toy.evaluate import Accuracy, evaluate, load_model
+from learners.toy.families import ToyFamily
 from learners.toy.model import build_model, save
-from learners.toy.processor import build_processor, build_tokenizer
 from learners.toy.quantize import quantize
-from learners.toy.train import CPU_RECIPE, GPU_RECIPE, Recipe, Report, train
+from learners.toy.tokenizer import build_tokenizer
+from learners.toy.train import CPU_RECIPE, Recipe, Report, train
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ class BuildReport:
     held_out: Accuracy
 
 
-def build(out: Path, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
+def build(out: Path, family: ToyFamily, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
     """Writes `out`/base, `out`/base-fp8 and `out`/report.json. Raises `BadRequest` if `out` holds a base already.
 
     All of it is made in a hidden folder first: a build that is killed leaves no half of a base.
@@ -53,20 +54,20 @@ def build(out: Path, device_name: str, seed: int, command: str, report: Report) 
     partial = out / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    made = _build_into(partial, device_name, seed, command, report)
+    made = _build_into(partial, family, device_name, seed, command, report)
     for name in (BASE_FP8, REPORT_FILE, BASE):  # the base last: with it, all is there
         _move(partial / name, out / name)
     partial.rmdir()
     return made
 
 
-def _build_into(out: Path, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
+def _build_into(out: Path, family: ToyFamily, device_name: str, seed: int, command: str, report: Report) -> BuildReport:
     base = out / BASE
     device = pick_device(device_name)
-    recipe = recipe_for(device)
-    tokenizer = toy_tokenizer()
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer, seed).to(device)
+    recipe = recipe_for(family, device)
+    tokenizer = toy_tokenizer(family)
+    processor = family.build_processor(tokenizer)
+    model = build_model(family, tokenizer, seed).to(device)
     seconds = train(model, processor, recipe, seed, report)
     save(model.cpu(), processor, base)
     quantize(base, out / BASE_FP8)
@@ -93,9 +94,10 @@ def _move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def toy_tokenizer() -> PreTrainedTokenizerFast:
+def toy_tokenizer(family: ToyFamily) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the base split's questions and answers."""
-    return build_tokenizer([text for row in questions(Split.BASE) for text in (row.text, row.answer)])
+    texts = [text for row in questions(Split.BASE) for text in (row.text, row.answer)]
+    return build_tokenizer(texts, family)
 
 
 def score(base: Path, device: torch.device) -> Sequence[Accuracy]:
@@ -115,9 +117,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and has_gpu) else "cpu")
 
 
-def recipe_for(device: torch.device) -> Recipe:
+def recipe_for(family: ToyFamily, device: torch.device) -> Recipe:
     """Large batches on a GPU; on a CPU as many steps of small ones as half an hour allows."""
-    return GPU_RECIPE if device.type == "cuda" else CPU_RECIPE
+    return Recipe(family.gpu_steps) if device.type == "cuda" else CPU_RECIPE
 
 
 def describe(device: torch.device) -> str:

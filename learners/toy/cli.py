@@ -16,6 +16,8 @@ import typer
 
 from learners.toy.easy_vqa import NUM_HELD_OUT, Question, corrections, dev, doubtful, held_out
 
+BASE = Path(__file__).parent / "weights" / "base"
+
 app = typer.Typer(help="The small base model, and the data set easy-VQA.", no_args_is_help=True)
 
 
@@ -43,6 +45,20 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Family(StrEnum):
+    """A key of `learners.toy.families.FAMILIES`."""
+
+    QWEN3_VL = "qwen3_vl"
+    INTERNVL = "internvl"
+
+
+class Number(StrEnum):
+    """The number format of a copy."""
+
+    FP8 = "fp8"
+    W4A16 = "w4a16"
+
+
 @app.command()
 def rows(
     out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
@@ -59,6 +75,7 @@ def rows(
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="The directory for base, base-fp8 and report.json.")],
+    family: Annotated[Family, typer.Option(help="The model family.")] = Family.QWEN3_VL,
     device: Annotated[Device, typer.Option(help="Minutes on a GPU, half an hour on a CPU.")] = Device.AUTO,
     seed: Annotated[int, typer.Option(help="Of the weights and of the draws.")] = 0,
 ) -> None:
@@ -66,13 +83,29 @@ def build(
     from learners.progress import StepProgress
     from learners.toy.build import build as build_base
     from learners.toy.build import pick_device, recipe_for
+    from learners.toy.families import FAMILIES
 
     _quieten()
     command = shlex.join(["python", "-m", "learners", "toy", *sys.argv[2:]])
-    num_steps = recipe_for(pick_device(device.value)).num_steps
+    toy = FAMILIES[family.value]
+    num_steps = recipe_for(toy, pick_device(device.value)).num_steps
     with StepProgress(num_steps) as progress:
-        made = build_base(out, device.value, seed, command, progress.show)
+        made = build_base(out, toy, device.value, seed, command, progress.show)
     typer.echo(json.dumps(asdict(made), indent=2))
+
+
+@app.command()
+def quantize(
+    out: Annotated[Path, typer.Option(help="The directory for the copy.")],
+    scheme: Annotated[Number, typer.Option(help="The number format of its language linears.")],
+    model: Annotated[Path, typer.Option(help="The directory of the unquantized base.")] = BASE,
+) -> None:
+    """Writes a copy of a base in another number format (compressed-tensors), for an engine to serve."""
+    from learners.toy.quantize import quantize as quantize_base
+    from learners.toy.schemes import SCHEMES
+
+    quantize_base(model, out, SCHEMES[scheme.value])
+    typer.echo(f"{model} as {scheme.value} written to {out}", err=True)
 
 
 @app.command("eval")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from engines.errors import BadRequest
 from learners.toy.easy_vqa import Kind, Question
-from learners.toy.forward import EqualPictures
+from learners.toy.families import family_of
+from learners.toy.forward import AnswerForward
 from learners.toy.tensors import IGNORED, Batch, collect, encode_prompts, load_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers import PreTrainedModel, ProcessorMixin
 
 _BATCH = 100
 
@@ -32,9 +33,7 @@ class Accuracy:
     by_kind: Mapping[Kind, float]
 
 
-def load_model(
-    directory: Path, adapter: Path | None = None
-) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
+def load_model(directory: Path, adapter: Path | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model directory in float32, with a PEFT adapter merged into it if given, and its processor."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -50,7 +49,7 @@ def load_model(
     return model, AutoProcessor.from_pretrained(directory)
 
 
-def evaluate(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, rows: Sequence[Question]) -> Accuracy:
+def evaluate(model: PreTrainedModel, processor: ProcessorMixin, rows: Sequence[Question]) -> Accuracy:
     """Asks `model`, as it is, each of `rows`."""
     right = answered_right(model, processor, rows)
     return Accuracy(
@@ -64,18 +63,16 @@ def _share(right: Sequence[bool]) -> float:
     return sum(right) / len(right) if right else 0.0
 
 
-def answered_right(
-    model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, rows: Sequence[Question]
-) -> list[bool]:
+def answered_right(model: PreTrainedModel, processor: ProcessorMixin, rows: Sequence[Question]) -> list[bool]:
     """For each of `rows`, whether `model` answers it right."""
     import torch
 
     device = model.device
-    pictures = load_pictures([row.image_path for row in rows], processor, device)
+    pictures = load_pictures([row.image_path for row in rows], family_of(model), processor, device)
     prompts = encode_prompts([(row.text, row.answer) for row in rows], model, processor, device)
     images = torch.tensor([pictures.place[row.image_path] for row in rows], device=device)
     texts = torch.tensor([prompts.place[row.text, row.answer] for row in rows], device=device)
-    forward = EqualPictures(model.eval())
+    forward = AnswerForward(model.eval())
     right: list[bool] = []
     with torch.inference_mode():
         for image_places, text_places in zip(images.split(_BATCH), texts.split(_BATCH), strict=True):
@@ -83,7 +80,7 @@ def answered_right(
     return right
 
 
-def _rows_right(forward: EqualPictures, batch: Batch) -> Tensor:
+def _rows_right(forward: AnswerForward, batch: Batch) -> Tensor:
     """Shape (B,) bool: every answer token of the row is the most likely one."""
     import torch
 

@@ -1,78 +1,26 @@
-"""One forward pass over pictures of one size.
-
-Without FlashAttention transformers attends to each picture in a Python loop; here all of a batch go in one call, and
-what depends on the grid alone is computed once. The results are the same: a test holds it.
-"""
+"""The logits of answers, by a family's fast forward pass."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from learners.toy.processor import NUM_PATCHES
+from learners.toy.families import family_of
 from learners.toy.tensors import IGNORED, Batch
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import Qwen3VLForConditionalGeneration
-
-_ATTENTION = "tandem_equal_pictures"
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
-class EqualPictures:
-    """The forward pass of `model`, whose vision tower is switched to attend to all pictures of a batch at once."""
+class AnswerForward:
+    """Forward passes of one toy, over pictures of one size."""
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:
-        import torch
-        from transformers import AttentionInterface
-        from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
-
-        AttentionInterface.register(_ATTENTION, _attend_within_pictures)
-        self._model = model
-        self._visual = model.model.visual
-        self._visual.config._attn_implementation = _ATTENTION
-        side = round(NUM_PATCHES**0.5)
-        self._grid = torch.tensor([[1, side, side]], device=model.device)
-        merge = self._visual.config.spatial_merge_size
-        self._positions = get_vision_position_ids(self._grid, merge)
-        self._interpolation = get_vision_interpolation_indices_and_weights(
-            self._grid,
-            num_grid_per_side=self._visual.num_grid_per_side,
-            mode=self._visual.interpolation_mode,
-            align_corners=self._visual.interpolation_align_corners,
-            spatial_merge_size=merge,
-        )
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._head = model.lm_head
+        self._forward = family_of(model).forward(model)
 
     def answer_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (N, vocabulary) float32 and labels (N,) of the N answer tokens of the batch, row by row."""
-        import torch
-
-        num = batch.input_ids.shape[0]
-        indices, weights = self._interpolation
-        output = self._model.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            pixel_values=batch.pixels,
-            image_grid_thw=self._grid.expand(num, -1),
-            image_position_ids=self._positions.repeat(num, 1),
-            image_interp_indices=indices.repeat(num, 1),
-            image_interp_weights=weights.repeat(num, 1),
-            image_cu_seqlens=torch.tensor([0, num * NUM_PATCHES], dtype=torch.int32),
-            use_cache=False,
-        )
         is_answer = batch.labels != IGNORED
-        logits = self._model.lm_head(output.last_hidden_state[is_answer])
+        logits = self._head(self._forward.hidden_states(batch)[is_answer])
         return logits.float(), batch.labels[is_answer]
-
-
-def _attend_within_pictures(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
-    """Attention among the NUM_PATCHES of each picture; in (1, heads, N, width), out (1, N, heads, width)."""
-    from torch.nn.functional import scaled_dot_product_attention
-
-    def per_picture(packed: Tensor) -> Tensor:
-        _, heads, _, width = packed.shape
-        return packed.reshape(heads, -1, NUM_PATCHES, width).transpose(0, 1)
-
-    mixed = scaled_dot_product_attention(per_picture(query), per_picture(key), per_picture(value), scale=scaling)
-    return mixed.transpose(1, 2).flatten(0, 1).unsqueeze(0), None

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 
 from learners.toy.draws import Draw, Labelled, Stratum, draw, strata
 from learners.toy.easy_vqa import Split, captions, questions
-from learners.toy.forward import EqualPictures
+from learners.toy.families import family_of
+from learners.toy.forward import AnswerForward
 from learners.toy.tensors import Batch, Pictures, Prompts, collect, encode_prompts, load_pictures
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """AdamW with betas (0.9, 0.98), gradients clipped to norm 1; bfloat16 autocast on a GPU."""
 
-    num_steps: int = 900
+    num_steps: int
     batch_size: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -32,7 +33,6 @@ class Recipe:
     """The learning rate falls linearly to zero over this last share of the steps."""
 
 
-GPU_RECIPE = Recipe()
 CPU_RECIPE = Recipe(num_steps=4_000, batch_size=32)
 
 Report = Callable[[int, float], None]
@@ -46,8 +46,8 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def train(
-    model: Qwen3VLForConditionalGeneration,
-    processor: Qwen3VLProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     recipe: Recipe,
     seed: int,
     report: Report = lambda step, loss: None,
@@ -58,7 +58,7 @@ def train(
 
     started = time.monotonic()
     source = _Source(model, processor)
-    forward = EqualPictures(model.train())
+    forward = AnswerForward(model.train())
     optimizer, schedule = _optimizer(model, recipe)
     rng = np.random.default_rng(seed)
     for step in range(recipe.num_steps):
@@ -76,14 +76,15 @@ def train(
 class _Source:
     """The base split as tensors, and batches of it."""
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor) -> None:
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         import torch
 
         rows = questions(Split.BASE)
         self.strata: tuple[Stratum, ...] = strata(rows, tuple(captions(rows)))
         labelled = [row for stratum in self.strata for row in stratum.rows]
         self._device = model.device
-        self._pictures: Pictures = load_pictures([row.image_path for row in labelled], processor, model.device)
+        paths = [row.image_path for row in labelled]
+        self._pictures: Pictures = load_pictures(paths, family_of(model), processor, model.device)
         pairs = [(row.text, answer) for row in labelled for answer in (row.answer, row.careless)]
         self._prompts: Prompts = encode_prompts(pairs, model, processor, model.device)
         self._images = torch.tensor([self._pictures.place[row.image_path] for row in labelled])
@@ -102,7 +103,7 @@ class _Source:
         return collect(self._pictures, self._prompts, images.to(self._device), texts.to(self._device))
 
 
-def _loss(forward: EqualPictures, batch: Batch) -> Tensor:
+def _loss(forward: AnswerForward, batch: Batch) -> Tensor:
     """Mean cross-entropy over the answer tokens of the batch."""
     import torch
 
@@ -112,7 +113,7 @@ def _loss(forward: EqualPictures, batch: Batch) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
-def _optimizer(model: Qwen3VLForConditionalGeneration, recipe: Recipe) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def _optimizer(model: PreTrainedModel, recipe: Recipe) -> tuple[torch.optim.Optimizer, LambdaLR]:
     import torch
 
     optimizer = torch.optim.AdamW(

@@ -1,23 +1,30 @@
-"""One engine process per back end and session; models and adapters for both."""
+"""One engine process per subject and session; models and adapters for each.
+
+A subject is a back end with a model family and a number format. On a CPU `make test` takes the fake and one of vLLM's,
+the others are slow; on a GPU `pytest -m gpu` takes those of SGLang, and `-k vllm` those of vLLM.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import sglang_machine
 from peft_adapters import MAX_LORAS, MakeAdapter, write_adapter
+from subjects import SUBJECTS, Subject
+from toys import TOYS, Toy
 
 from engines.backends import BACK_ENDS
 from engines.config import EngineConfig
 from engines.served import ServedEngine
 from engines.types import AdapterRef, VersionName
 
-TOY_BASE = Path(__file__).parents[2] / "learners" / "toy" / "weights" / "base"
 TINY_TEXT = {
     "hidden_size": 8,
     "intermediate_size": 16,
@@ -27,26 +34,58 @@ TINY_TEXT = {
     "num_hidden_layers": 2,
 }
 
+ON_GPU = {"gpu-memory-utilization": 0.2, "kv-cache-memory-bytes": 2 << 30}
+"""So that several can be tested side by side on one card."""
 
-@pytest.fixture(scope="session", params=["fake", pytest.param("vllm", marks=pytest.mark.vllm)])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+
+@pytest.fixture(scope="session", params=SUBJECTS)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    one: Subject = request.param
+    return one
 
 
 @pytest.fixture(scope="session")
-def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if kind == "vllm":
-        return Path(os.environ.get("TANDEM_TEST_MODEL", TOY_BASE))
-    directory = tmp_path_factory.mktemp("fake-model")
-    (directory / "config.json").write_text(json.dumps({"text_config": TINY_TEXT}))
+def kind(subject: Subject) -> str:
+    return subject.kind
+
+
+@pytest.fixture(scope="session")
+def model(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if subject.kind == "fake":
+        directory = tmp_path_factory.mktemp("fake-model")
+        (directory / "config.json").write_text(json.dumps({"text_config": TINY_TEXT}))
+        return directory
+    toy = TOYS[subject.family]
+    if subject.scheme == "w4a16":
+        return _w4a16(toy, tmp_path_factory.mktemp("w4a16"))
+    return toy.fp8 if subject.scheme == "fp8" else toy.base
+
+
+def _w4a16(toy: Toy, directory: Path) -> Path:
+    from learners.toy.quantize import quantize
+    from learners.toy.schemes import W4A16
+
+    quantize(toy.base, directory, W4A16)
     return directory
+
+
+def settings(kind: str) -> dict[str, Any]:
+    """What only this back end needs."""
+    if kind == "fake":
+        return {"args": {"tokens-per-s": 300}}
+    if kind == "vllm":
+        return {"args": ON_GPU} if shutil.which("nvidia-smi") else {}
+    return {
+        "args": sglang_machine.arguments(),
+        "env": sglang_machine.environment(sglang_machine.site()),
+        "quantization": sglang_machine.quantization(),
+    }
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(kind: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedEngine]:
-    args = {"tokens-per-s": 300} if kind == "fake" else {}
     config = EngineConfig(
-        model=str(model), kind=kind, max_loras=MAX_LORAS, reserved_for_rollout=1, max_lora_rank=16, args=args
+        model=str(model), kind=kind, max_loras=MAX_LORAS, reserved_for_rollout=1, max_lora_rank=16, **settings(kind)
     )
     served = BACK_ENDS[kind]("small", config, tmp_path_factory.mktemp("logs"))
     await served.start()

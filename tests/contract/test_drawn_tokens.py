@@ -1,4 +1,4 @@
-"""What vLLM may sample (no image placeholders), and its log-probabilities. Named to run before the engine is killed."""
+"""What an engine may sample (no image placeholders), and its log-probabilities. Named to run before it is killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chatting import ask, picture, request
+from subjects import Subject
 
 from engines.profiles import PROFILES
 from engines.served import ServedEngine
@@ -20,16 +21,16 @@ TOP = 5
 
 
 @pytest.fixture(autouse=True)
-def only_vllm(kind: str) -> None:
-    if kind != "vllm":
+def only_real_engines(kind: str) -> None:
+    if kind == "fake":
         pytest.skip("the fake samples from no distribution")
 
 
 @pytest.fixture
-def placeholders(model: Path) -> dict[int, str]:
+def placeholders(model: Path, subject: Subject) -> dict[int, str]:
     added = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
     tokens = {token["id"]: token["content"] for token in added}
-    return {number: text for number, text in tokens.items() if text in PROFILES["qwen3_vl"].vision_tokens}
+    return {number: text for number, text in tokens.items() if text in PROFILES[subject.family].vision_tokens}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -75,7 +76,9 @@ async def test_logprobs_are_of_the_distribution_that_was_sampled_from(engine: Se
         assert sharp[first] - sharp[token] == pytest.approx(2 * (whole[first] - whole[token]), abs=1e-3)
 
 
-async def test_what_top_k_leaves_sums_to_one(engine: ServedEngine) -> None:
+async def test_what_top_k_leaves_sums_to_one(engine: ServedEngine, kind: str) -> None:
+    if kind == "sglang":
+        pytest.skip("SGLang's log-probabilities are those before top-k and top-p")
     body = request(BASE, QUESTION, temperature=1.5, seed=3, max_tokens=1, top_logprobs=TOP, top_k=3)
     (token,) = (await ask(engine.endpoint, body)).body["choices"][0]["logprobs"]["content"]
     kept = [top["logprob"] for top in token["top_logprobs"] if top["logprob"] > -1000]

@@ -27,6 +27,7 @@ BASE = "small@0"
 QUESTION = "what color is the shape?"
 LONG_QUESTION = "is there a red circle in the image? " * 20
 WHOLE_CONTEXT_TOKENS = 900
+OPENING_TOKENS = 16
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="session")
@@ -129,6 +130,18 @@ async def test_samples_differ_by_place_and_by_seed(engine: ServedEngine) -> None
     ids = [tuple(tuple(choice["token_ids"]) for choice in choices) for choices in answers]
     assert len(set(ids[0])) > 1
     assert ids[0] != ids[1]
+
+
+async def test_a_prompt_that_is_too_long_does_not_hold_up_the_drop_of_its_adapter(
+    engine: ServedEngine, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter()
+    await engine.load_adapter(adapter)
+    for stream in (False, True):
+        body = request(str(adapter.version), LONG_QUESTION * 10, stream=stream)
+        assert await status_of(engine.endpoint, body) in (200, 400)  # the fake has no limit
+    await asyncio.wait_for(engine.drop_adapter(adapter), 10)
+    assert await engine.list_adapters() == ()
 
 
 async def test_dropping_an_unknown_adapter_does_nothing(engine: ServedEngine) -> None:
@@ -276,9 +289,9 @@ async def test_a_repeated_prompt_hits_the_prefix_cache_of_its_own_version_only(
     answers = [await ask(engine.endpoint, request(name, LONG_QUESTION)) for name in names]
     cached = [said.body["usage"]["prompt_tokens_details"]["cached_tokens"] for said in answers]
     assert answers[0].body["usage"]["prompt_tokens"] >= 150
-    assert cached[0] == cached[2] == 0
-    assert min(cached[1], cached[3]) > 0
-    assert (await engine.stats()).prefix_cache_hit_tokens - before == cached[1] + cached[3]
+    # An engine that keeps single tokens finds the template's opening again, which all prompts have.
+    assert max(cached[0], cached[2]) <= OPENING_TOKENS < min(cached[1], cached[3])
+    assert (await engine.stats()).prefix_cache_hit_tokens - before == sum(cached)
 
 
 async def test_an_adapter_dropped_in_mid_answer_is_gone_and_the_engine_serves_on(

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from evidence import Supports
 from stack import ROOT, WEIGHTS, run_learner
+from support_rows import Aspect
 
+from learners.config import GrpoConfig, load_job
 from learners.events import Event, consumed_rows, read_events
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -62,7 +65,7 @@ def run_grpo(root: Path, name: str, *settings: str, num_rows: int = 640) -> tupl
     return root / "jobs" / name, events
 
 
-def test_what_is_sampled_from_is_what_was_learned_at_every_push(tmp_path: Path) -> None:
+def test_what_is_sampled_from_is_what_was_learned_at_every_push(tmp_path: Path, supports: Supports) -> None:
     """`run_grpo` holds each push to the limit; here also: that there was something to tell apart."""
     _, events = run_grpo(
         tmp_path,
@@ -73,6 +76,9 @@ def test_what_is_sampled_from_is_what_was_learned_at_every_push(tmp_path: Path) 
         '[[rewards]]\nname = "exact_match"',
         num_rows=96,
     )
+    own = load_job(tmp_path / "pushes.toml", kind=GrpoConfig).rollout.own
+    assert own is not None
+    supports(own, Aspect.GRPO)
     pushes = [event for event in events if event.type == "push"]
     assert [event.data["version"] for event in pushes] == [f"pushes.1/step@{number}" for number in range(1, 8)]
     assert pushes[-1].data["effect"] > MAX_MISMATCH

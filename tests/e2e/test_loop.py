@@ -13,9 +13,11 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from evidence import Supports
 from openai import OpenAI
 from pictures import faded
 from stack import WEIGHTS, Stack
+from support_rows import Aspect
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -69,8 +71,10 @@ def test_an_openai_client_streams_what_it_gets_at_once(openai: OpenAI) -> None:
 
 
 def test_a_trained_adapter_is_published_by_differences_and_rolled_back(
-    stack: Stack, openai: OpenAI, trained: Path
+    stack: Stack, openai: OpenAI, trained: Path, supports: Supports
 ) -> None:
+    supports(stack.config, Aspect.SFT)
+    supports(stack.config, Aspect.SWAP)
     before = ask(openai)
     name = register(stack, trained)
     with stack.client() as http:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import pytest_asyncio
+from evidence import Supports
 from prompts import MAX_TOKENS, Answer, Prompt, ask, client_of
 from safetensors.numpy import load_file, save_file
+from support_rows import Aspect
 
 from engines.config import EngineConfig
 from engines.served import ServedEngine
@@ -99,7 +101,10 @@ def merged_reference(stage: Stage) -> Reference:
     return Reference(WEIGHTS / "base", stage.trained)
 
 
-async def test_a_long_prompt_after_a_swap_gives_what_a_cold_engine_gives(stage: Stage, random_adapter: Path) -> None:
+async def test_a_long_prompt_after_a_swap_gives_what_a_cold_engine_gives(
+    stage: Stage, random_adapter: Path, supports: Supports
+) -> None:
+    supports(stage.plain.config, Aspect.SWAP)
     old_ref, new_ref = (AdapterRef(OLD, OLD.number, random_adapter), AdapterRef(NEW, NEW.number, stage.trained))
     await stage.cold.load_adapter(new_ref)
     expected = await ask_at_length(stage.cold, NEW)
@@ -123,8 +128,9 @@ async def test_a_long_prompt_after_a_swap_gives_what_a_cold_engine_gives(stage: 
 
 
 async def test_an_unquantized_engine_agrees_with_transformers_greedy_generate(
-    stage: Stage, base_reference: Reference
+    stage: Stage, base_reference: Reference, supports: Supports
 ) -> None:
+    supports(stage.plain.config, Aspect.SERVE)
     prompts = (*TEXT_ONLY, *ONE_IMAGE[:12], *TWO_IMAGES)
     answers = await answers_of(stage.plain, stage.plain.base, prompts)
     assert [answer.prompt_ids for answer in answers] == [base_reference.prompt_ids(prompt) for prompt in prompts]
@@ -132,8 +138,10 @@ async def test_an_unquantized_engine_agrees_with_transformers_greedy_generate(
 
 
 async def test_the_adapter_served_is_the_adapter_merged(
-    stage: Stage, base_reference: Reference, merged_reference: Reference
+    stage: Stage, base_reference: Reference, merged_reference: Reference, supports: Supports
 ) -> None:
+    supports(stage.plain.config, Aspect.ADAPTER)
+    supports(stage.plain.config, Aspect.SFT)
     prompts = (*TEXT_ONLY, *ONE_IMAGE, *TWO_IMAGES)
     answers = await answers_of_adapter(stage.plain, stage.trained, prompts)
     assert [answer.token_ids for answer in answers] == [merged_reference.generate(prompt) for prompt in prompts]
@@ -142,8 +150,10 @@ async def test_the_adapter_served_is_the_adapter_merged(
 
 
 async def test_the_adapter_on_an_fp8_base_is_close_to_the_adapter_merged(
-    stage: Stage, base_reference: Reference, merged_reference: Reference
+    stage: Stage, base_reference: Reference, merged_reference: Reference, supports: Supports
 ) -> None:
+    supports(stage.fp8.config, Aspect.ADAPTER)
+    supports(stage.fp8.config, Aspect.SFT)
     prompts = (*TEXT_ONLY, *ONE_IMAGE, *TWO_IMAGES)
     answers = await answers_of_adapter(stage.fp8, stage.trained, prompts)
     assert np.mean(errors(merged_reference, prompts, answers)) <= MAX_MEAN_LOGPROB_ERROR_FP8

@@ -54,12 +54,14 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    from learners.toy.families import FAMILIES
     from learners.toy.model import build_model, save
-    from learners.toy.processor import build_processor, build_tokenizer
+    from learners.toy.tokenizer import build_tokenizer
 
     root = tmp_path_factory.mktemp("sft")
-    tokenizer = build_tokenizer([f"what color is the shape? {color}" for color in COLORS] * 10)
-    save(build_model(tokenizer, seed=3), build_processor(tokenizer), root / "base")
+    family = FAMILIES["qwen3_vl"]
+    tokenizer = build_tokenizer([f"what color is the shape? {color}" for color in COLORS] * 10, family)
+    save(build_model(family, tokenizer, seed=3), family.build_processor(tokenizer), root / "base")
     rows = root / "rows.jsonl"
     with rows.open("w") as file:
         for number in range(NUM_ROWS):

@@ -46,7 +46,7 @@ def main() -> int:
         args=settings(arguments, never_sampled(forbidden, is_cuda), is_cuda),
         train_dataset=dataset(arguments.data),
         processing_class=processor,
-        peft_config=adapter(arguments, family.target_modules),
+        peft_config=adapter(arguments, family.peft_targets),
         callbacks=[curve_writer(arguments.out)],
     )
     trainer.train()

@@ -26,6 +26,12 @@ def _guest(name: str, limit_s: float, *arguments: str) -> Figure:
     return _bench(name, limit_s, "bench_guest", "--name", name, "--picture", picture, *arguments)
 
 
+def _quantized(name: str, *arguments: str) -> Figure:
+    """Two lots of runs at most, three side by side."""
+    words = ("--device", "cuda", "--name", name, "--at-once", "3", "--limit-s", "250")
+    return _bench(name, 560.0, "bench_quantized", *words, *arguments)
+
+
 _TESTS = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--timeout", "500")
 
 _ON_CARD = ("--device", "cuda", "--learner-threads", "4")
@@ -52,6 +58,10 @@ FIGURES = MappingProxyType(
                 "2",
             ),
             replace(_bench("trl", 590.0, "bench_trl", "--device", "cuda"), result="trl-cuda.json"),
+            _quantized("quantized"),
+            _quantized("quantized-w4a16", "--schemes", "unquantized", "w4a16"),
+            _quantized("quantized-fp8", "--schemes", "fp8"),
+            _bench("swap-2b", 560.0, "bench_swap", "--model", "2b", "--device", "cuda"),
         )
     }
 )

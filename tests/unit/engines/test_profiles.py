@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BadRequest
-from engines.profiles import PROFILES, profile_of
+from engines.profiles import PROFILES, FamilyProfile, profile_of
 
 QWEN = PROFILES["qwen3_vl"]
 
@@ -53,3 +53,20 @@ def test_checkpoint_and_engine_names_meet(checkpoint: str, engine: str) -> None:
 def test_sampling_never_needs_a_vision_token() -> None:
     assert "<|image_pad|>" in QWEN.vision_tokens
     assert "<|box_start|>" not in QWEN.vision_tokens
+
+
+def test_a_checkpoints_names_become_the_models() -> None:
+    internvl = PROFILES["internvl"]
+    stored = "language_model.model.layers.0.self_attn.q_proj"
+    assert internvl.is_target(internvl.model_module(stored))
+    assert internvl.model_module(internvl.model_module(stored)) == internvl.model_module(stored)
+    assert internvl.is_vision(internvl.model_module("vision_tower.encoder.layer.0.attention.q_proj"))
+    assert internvl.is_vision(internvl.model_module("multi_modal_projector.linear_1"))
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_peft_finds_no_linear_of_the_vision_tower(profile: FamilyProfile) -> None:
+    assert {target.rsplit(".", 1)[-1] for target in profile.peft_targets} == set(profile.target_modules)
+    tower = [f"{prefix}encoder.layer.0.attention.q_proj" for prefix in profile.vision_prefixes]
+    if profile.name == "internvl":
+        assert not [name for name in tower for target in profile.peft_targets if name.endswith(f".{target}")]

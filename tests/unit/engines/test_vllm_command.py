@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from engines.config import EngineConfig
 from engines.errors import ConfigError, EngineDown
 from engines.profiles import PROFILES
-from engines.vllm import PLUGIN_DIR, Build, VllmEngine, arguments, build_of, environment
+from engines.vllm import PLUGIN_DIR, Build, VllmEngine, arguments, build_of, environment, family_of
 
 CPU, CUDA = Build("0.32.0", is_cpu=True), Build("0.26.0", is_cpu=False)
 FAMILY = PROFILES["qwen3_vl"]
 
 
 def words(build: Build = CPU, **config: Any) -> tuple[str, ...]:
-    return arguments("small", EngineConfig(model="m", **config), 1234, build)
+    return arguments("small", EngineConfig(model="m", **config), 1234, build, FAMILY)
 
 
 def script(path: Path, body: str) -> Path:
@@ -113,11 +113,11 @@ def test_every_flag_that_we_write_is_ours_but_eager_mode() -> None:
 def test_a_model_of_another_family_than_configured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["Qwen3VLForConditionalGeneration"]}')
     config = EngineConfig(model=str(tmp_path), family="qwen3_vl")
-    assert value("--lora-target-modules", arguments("small", config, 1, CPU)) == "q_proj"
+    assert family_of("small", config) is FAMILY
     other = dataclasses.replace(PROFILES["qwen3_vl"], name="other")
-    monkeypatch.setattr("engines.vllm.profile_of", lambda _: other)
+    monkeypatch.setattr("engines.model.profile_of", lambda _: other)
     with pytest.raises(ConfigError, match=r"engines\.small\.family: .* is a other, not a qwen3_vl"):
-        arguments("small", config, 1, CPU)
+        family_of("small", config)
 
 
 def test_no_secret_is_on_the_command_line_or_in_the_launch_environment() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from toys import TOYS, Toy
 
-import learners.toy
 from learners import scorer
 from learners.data.collate import Encoded, Encoder
 from learners.data.examples import Example, Message, Picture, Text
@@ -18,7 +17,6 @@ from learners.scorer import Scorer
 if TYPE_CHECKING:
     from peft import PeftModel
 
-BASE = Path(learners.toy.__file__).parent / "weights" / "base"
 ASKED = (
     ("is it?", "red", 64, "yes"),
     ("what color is the shape?", "blue", 64, "blue"),
@@ -28,21 +26,26 @@ ASKED = (
 """A question, its picture's color and side (none: 0), and an answer."""
 
 
+@pytest.fixture(scope="module", params=TOYS)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return TOYS[request.param]
+
+
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder(toy: Toy) -> Encoder:
     from transformers import AutoProcessor
 
-    return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
+    return Encoder(AutoProcessor.from_pretrained(toy.base, local_files_only=True))
 
 
 @pytest.fixture(scope="module")
-def model() -> PeftModel:
+def model(toy: Toy) -> PeftModel:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32, local_files_only=True)
-    return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    model = AutoModelForImageTextToText.from_pretrained(toy.base, dtype=torch.float32, local_files_only=True)
+    return get_peft_model(model, LoraConfig(r=4, target_modules=["self_attn.q_proj"]))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_what_is_remembered_of_images_does_not_hide_that_the_adapter_changed(
 
 
 def test_no_more_tokens_than_allowed_are_computed_at_once_and_images_are_looked_at_once(
-    model: PeftModel, encoder: Encoder, answers: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    model: PeftModel, encoder: Encoder, answers: list[Encoded], toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     looks: list[int] = []
@@ -119,7 +122,7 @@ def test_no_more_tokens_than_allowed_are_computed_at_once_and_images_are_looked_
         backbone.language_model.register_forward_pre_hook(
             lambda _module, _args, kwargs: sizes.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
         ),
-        backbone.visual.register_forward_pre_hook(lambda *_: looks.append(1)),
+        getattr(backbone, toy.vision_tower).register_forward_pre_hook(lambda *_: looks.append(1)),
     )
     try:
         pieces = Scorer(model, answers, encoder.pad_id)

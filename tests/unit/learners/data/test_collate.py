@@ -7,7 +7,9 @@ from PIL import Image
 from learners.data.collate import IGNORED, Encoder, collate
 from learners.data.examples import Example, Message, Picture, Text
 from learners.data.formats import parse_row
-from learners.toy.processor import build_processor, build_tokenizer
+from learners.toy.families import FAMILIES, ToyFamily
+from learners.toy.picture import NUM_IMAGE_TOKENS
+from learners.toy.tokenizer import build_tokenizer
 
 WORDS = ["what color is the shape?", "and now?", "red", "blue", "a very long answer", "be brief"]
 
@@ -18,9 +20,15 @@ def picture(color: str) -> Picture:
     return Picture(content=buffer.getvalue())
 
 
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
+def family(request: pytest.FixtureRequest) -> ToyFamily:
+    toy: ToyFamily = request.param
+    return toy
+
+
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(build_processor(build_tokenizer(WORDS * 20)))
+def encoder(family: ToyFamily) -> Encoder:
+    return Encoder(family.build_processor(build_tokenizer(WORDS * 20, family)))
 
 
 def ask(*parts: str | Picture, answer: str) -> Example:
@@ -57,14 +65,15 @@ def test_padding_carries_neither_attention_nor_loss(encoder: Encoder) -> None:
     assert set(batch["labels"][0, width:].tolist()) == {IGNORED}
 
 
-def test_images_follow_the_order_of_the_batch(encoder: Encoder) -> None:
+def test_images_follow_the_order_of_the_batch(encoder: Encoder, family: ToyFamily) -> None:
     examples = [ask(picture(color), "what color is the shape?", answer="red") for color in ("red", "blue")]
     examples.insert(1, ask("and now?", answer="red"))
     batch = collate([encoder.encode(example) for example in examples], encoder.pad_id)
-    assert batch["image_grid_thw"].tolist() == [[1, 8, 8], [1, 8, 8]]
-    assert batch["mm_token_type_ids"].sum(1).tolist() == [16, 0, 16]
+    if family.name == "qwen3_vl":
+        assert batch["image_grid_thw"].tolist() == [[1, 8, 8], [1, 8, 8]]
+        assert batch["mm_token_type_ids"].sum(1).tolist() == [NUM_IMAGE_TOKENS, 0, NUM_IMAGE_TOKENS]
     first, second = batch["pixel_values"].chunk(2)
-    assert first[0, 0] > second[0, 0]  # the red channel
+    assert first.flatten()[0] > second.flatten()[0]  # the red channel
 
 
 def test_the_conversation_tokenized_whole_ends_with_the_same_answer(encoder: Encoder) -> None:
@@ -73,9 +82,9 @@ def test_the_conversation_tokenized_whole_ends_with_the_same_answer(encoder: Enc
     assert encoder.encode_whole(example).prompt_ids == encoder.encode(example).prompt_ids
 
 
-def test_what_the_template_adds_behind_the_end_of_the_turn_carries_no_loss() -> None:
-    """Qwen3-VL's own template ends every turn with a newline; toy's leaves it out."""
-    processor = build_processor(build_tokenizer(WORDS * 20))
+def test_what_the_template_adds_behind_the_end_of_the_turn_carries_no_loss(family: ToyFamily) -> None:
+    """The families' own templates end every turn with a newline; the toys' leave it out."""
+    processor = family.build_processor(build_tokenizer(WORDS * 20, family))
     processor.chat_template = processor.chat_template.replace("'<|im_end|>'", r"'<|im_end|>\n'")
     encoder = Encoder(processor)
     short, long = ask("and now?", answer="red"), ask(picture("red"), "be brief", answer="a very long answer")

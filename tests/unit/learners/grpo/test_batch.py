@@ -11,7 +11,8 @@ from engines.types import VersionName
 from learners.data.collate import Encoded, Encoder
 from learners.grpo.batch import Batch, samples_of
 from learners.grpo.rows import collate_samples
-from learners.toy.processor import build_processor, build_tokenizer
+from learners.toy.families import FAMILIES, ToyFamily
+from learners.toy.tokenizer import build_tokenizer
 from rollout.messages import Message, Picture, Text
 from rollout.types import FinishReason, Group, Prompt, Score, Trajectory, Turn
 
@@ -28,9 +29,10 @@ class CountingEncoder(Encoder):
         return super().encode_prompt(messages)
 
 
-@pytest.fixture(scope="module")
-def encoder() -> CountingEncoder:
-    return CountingEncoder(build_processor(build_tokenizer(WORDS * 20)))
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
+def encoder(request: pytest.FixtureRequest) -> CountingEncoder:
+    family: ToyFamily = request.param
+    return CountingEncoder(family.build_processor(build_tokenizer(WORDS * 20, family)))
 
 
 def picture(color: str) -> Picture:
@@ -70,8 +72,7 @@ def test_each_turn_that_sampled_something_is_a_sequence_and_only_its_own_tokens_
     next_ids = batch.inputs["input_ids"].gather(1, (batch.positions + 1).clamp(max=last_place(batch)))
     assert next_ids[batch.sampled].tolist() == [1, 2, 3, 4, 5]
     assert (batch.segments >= 0).sum(1).tolist() == [len(s.prompt.prompt_ids) + len(s.token_ids) for s in samples]
-    assert batch.inputs["mm_token_type_ids"].sum(1).tolist() == [0, 16]
-    assert batch.inputs["image_grid_thw"].tolist() == [[1, 8, 8]]
+    assert batch.inputs["pixel_values"].equal(samples[1].prompt.vision["pixel_values"])
 
 
 def last_place(batch: Batch) -> int:
@@ -106,7 +107,7 @@ def test_a_prompt_that_the_engine_read_otherwise_is_named_with_the_place(encoder
 
 
 def test_a_sampled_token_that_stands_for_an_image_is_refused(encoder: Encoder) -> None:
-    (pad,) = encoder.ids_of(["<|image_pad|>", "<|no such token|>"])
+    (pad,) = encoder.ids_of(["<|image_pad|>", "<IMG_CONTEXT>", "<|no such token|>"])
     with pytest.raises(EngineFault, match=f"row 3: the engine sampled token {pad}"):
         samples_of(
             [group("3", (turn(encoder, "red", ids=(1, pad)),))], [[0.0]], encoder, forbidden_ids=frozenset({pad})

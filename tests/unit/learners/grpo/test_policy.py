@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from toys import TOYS, Toy
 
-import learners.toy
 from engines.errors import Refused
 from engines.profiles import PROFILES
 from learners.config import GrpoConfig
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from learners.grpo.loss import Denominators
     from learners.grpo.policy import Policy
 
-BASE = Path(learners.toy.__file__).parent / "weights" / "base"
 TEMPERATURE = 0.7
 CHUNK = 3
 
@@ -37,28 +35,33 @@ def counts(batches: list[Batch]) -> Denominators:
     return Denominators.count((batch.mask for batch in batches), 16)
 
 
+@pytest.fixture(scope="module", params=TOYS)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return TOYS[request.param]
+
+
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder(toy: Toy) -> Encoder:
     from transformers import AutoProcessor
 
-    return Encoder(AutoProcessor.from_pretrained(BASE, local_files_only=True))
+    return Encoder(AutoProcessor.from_pretrained(toy.base, local_files_only=True))
 
 
 @pytest.fixture(scope="module")
-def forbidden(encoder: Encoder) -> tuple[int, ...]:
-    return encoder.ids_of(PROFILES["qwen3_vl"].vision_tokens)
+def forbidden(encoder: Encoder, toy: Toy) -> tuple[int, ...]:
+    return encoder.ids_of(PROFILES[toy.family].vision_tokens)
 
 
 @pytest.fixture(scope="module")
-def base() -> PeftModel:
+def base(toy: Toy) -> PeftModel:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32, local_files_only=True)
-    profile = PROFILES["qwen3_vl"]
-    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=list(profile.target_modules)))
+    model = AutoModelForImageTextToText.from_pretrained(toy.base, dtype=torch.float32, local_files_only=True)
+    profile = PROFILES[toy.family]
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=list(profile.peft_targets)))
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def picture(color: str) -> Picture:
 
 
 def settings(**changes: object) -> GrpoConfig:
-    required = {"model": str(BASE), "data": "rows.jsonl", "output": "out", "rollout": {"engine": "small"}}
+    required = {"model": "base", "data": "rows.jsonl", "output": "out", "rollout": {"engine": "small"}}
     return GrpoConfig.model_validate(required | changes)
 
 
@@ -164,18 +167,20 @@ def test_answers_that_share_a_prompt_are_what_each_is_alone(
 
 
 def test_an_image_is_computed_once_for_answers_in_one_row(
-    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder
+    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder, toy: Toy
 ) -> None:
-    grids: list[int] = []
-    tower = model.get_base_model().model.visual
-    handle = tower.register_forward_pre_hook(
-        lambda _module, _args, kwargs: grids.append(len(kwargs["grid_thw"])), with_kwargs=True
-    )
+    seen: list[int] = []
+    tower = getattr(model.get_base_model().model, toy.vision_tower)
+
+    def count_images(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(len(kwargs["grid_thw"] if "grid_thw" in kwargs else kwargs["pixel_values"]))
+
+    handle = tower.register_forward_pre_hook(count_images, with_kwargs=True)
     try:
         policy.logprobs(collate_samples([samples[0]] * 4, encoder.pad_id))
     finally:
         handle.remove()
-    assert grids == [1]
+    assert seen == [1]
 
 
 def test_the_divergence_that_is_watched_is_from_the_base_without_the_adapter(
@@ -198,7 +203,7 @@ def test_the_divergence_that_is_watched_is_from_the_base_without_the_adapter(
 
 
 def test_images_are_looked_at_once_a_step(
-    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder
+    policy: Policy, model: PeftModel, samples: list[Sample], encoder: Encoder, toy: Toy
 ) -> None:
     """For the pass with the adapter and the one without it."""
     from learners.grpo.loss import loss
@@ -207,7 +212,7 @@ def test_images_are_looked_at_once_a_step(
 
     looks: list[int] = []
     batch = collate_samples(samples, encoder.pad_id)
-    tower = model.get_base_model().model.visual
+    tower = getattr(model.get_base_model().model, toy.vision_tower)
     handle = tower.register_forward_pre_hook(lambda *_: looks.append(1))
     optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
     try:
@@ -319,7 +324,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(
     from learners.grpo.optimizer import Optimizer
     from learners.grpo.policy import learn
 
-    good = collate_samples(samples[1:2], encoder.pad_id)
+    good = collate_samples(samples, encoder.pad_id)
     bad = replace(good, advantages=good.advantages * math.nan)
     optimizer = Optimizer(model.parameters(), settings(), num_steps=10)
     before = weights(model)

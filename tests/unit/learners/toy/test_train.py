@@ -3,8 +3,8 @@
 import pytest
 
 from learners.toy.build import toy_tokenizer
+from learners.toy.families import FAMILIES
 from learners.toy.model import build_model
-from learners.toy.processor import build_processor
 from learners.toy.train import Recipe, learning_rate_factor, train
 
 
@@ -18,14 +18,18 @@ def test_the_learning_rate_warms_up_stays_and_decays_to_zero() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_steps_learn_and_the_same_seed_repeats_them() -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_few_steps_learn_and_the_same_seed_repeats_them(name: str) -> None:
     recipe = Recipe(num_steps=12, batch_size=16, num_warmup_steps=4)
-    tokenizer = toy_tokenizer()
-    processor = build_processor(tokenizer)
+    family = FAMILIES[name]
+    tokenizer = toy_tokenizer(family)
+    processor = family.build_processor(tokenizer)
     runs: list[list[float]] = []
     for _ in range(2):
         losses: list[float] = []
-        train(build_model(tokenizer, 0), processor, recipe, 0, lambda _step, loss, into=losses: into.append(loss))
+        train(
+            build_model(family, tokenizer, 0), processor, recipe, 0, lambda _step, loss, into=losses: into.append(loss)
+        )
         runs.append(losses)
     assert runs[0][-1] < runs[0][0] / 2
     assert runs[0] == pytest.approx(runs[1], rel=1e-3)
