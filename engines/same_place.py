@@ -13,6 +13,8 @@ from engines.adapter.base import COPY_FILE, INDEX_FILE
 from engines.errors import BadRequest
 from engines.export_probe import EXPORT_FILE
 
+KINDS = ("vllm", "fake")
+"""Back ends that can swap their weights."""
 CONFIG_FILE = "config.json"
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _OF_ITS_OWN = frozenset({CONFIG_FILE, COPY_FILE, INDEX_FILE, EXPORT_FILE, "fake.json"})

@@ -24,7 +24,7 @@ from gateway import ray_daemon
 from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
 from gateway.generation import GenerationRow
-from gateway.lineup import Lineup
+from gateway.lineup import Lineup, MakeReplica
 from gateway.media import ImageStore
 from gateway.membership import Membership
 from gateway.metrics import Metrics
@@ -44,8 +44,11 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
-    """Everything the application needs, with a replica of each engine in service; the others join while it serves."""
+async def open_services(config: TandemConfig, make: MakeReplica | None = None) -> AsyncIterator[Services]:
+    """Everything the application needs, with a replica of each engine in service; the others join while it serves.
+
+    `make`: how replicas are made; None: on Ray, which is joined, or started.
+    """
     for directory in (config.run_root, config.log_root, config.registry_root, config.jobs.root):
         directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as cleanup:
@@ -56,7 +59,9 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
         names = {row.engine: row.name for row in live}
         for name, model in config.models.items():
             routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, names[model.engine]))
-        await asyncio.to_thread(_connect_and_clear, config, live)
+        if make is None:
+            await asyncio.to_thread(_connect_and_clear, config, live)
+            make = partial(_make_replica, config, store)
         hosted = {row.name: config_of(row, config) for row in live}
         registry = Registry(config.registry_root, store, hosted)
         membership = Membership(store, routes)
@@ -73,7 +78,6 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
 
         users = UserLoads()
         monitor, teller = Monitor(), Teller((), users, routes)
-        make = partial(_make_replica, config, store)
         lineup = Lineup(make, watch_over, monitor, teller, membership, routes, board)
         for row in live:
             await lineup.open(row, hosted[row.name].replicas)

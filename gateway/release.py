@@ -15,9 +15,9 @@ from pathlib import Path
 from engines.actor_name import ActorName
 from engines.adapter import base_hash_of, read_base
 from engines.config import EngineConfig
-from engines.errors import BadRequest, Conflict, NotFound, TandemError
+from engines.errors import BadRequest, Conflict, NotFound, TandemError, Unavailable
 from engines.export_probe import read_export_probe
-from engines.same_place import check_place
+from engines.same_place import KINDS, check_place
 from gateway.config import TandemConfig
 from gateway.generation import GenerationRow, GenerationState, ReleaseProgress, engine_of
 from gateway.in_place import InPlaceSwap
@@ -110,9 +110,23 @@ class Releaser:
         if self._live(engine).model == path:
             raise Conflict(f"engine '{engine}' serves {path} already", param="path")
         if in_place:
-            check_place(self._live(engine).model, path)
+            self._check_in_place(engine, path)
         read_export_probe(path)
         return base_hash_of(path)
+
+    def _check_in_place(self, engine: str, path: Path) -> None:
+        config, live = self._config.engines[engine], self._live(engine)
+        if config.kind not in KINDS:
+            raise BadRequest(
+                f"{config.kind} does not swap weights in place: release it by a rolling swap", param="in_place"
+            )
+        check_place(live.model, path)
+        num_ready = len(self._ground.routes.in_service(live.name))
+        if num_ready < config.replicas:
+            raise Unavailable(
+                f"{num_ready} of {config.replicas} replicas of {live.name} are in service, and all are needed to be "
+                "swapped in place: wait for them, or look at `tandem status`"
+            )
 
     def _live(self, engine: str) -> GenerationRow:
         return next(row for row in self._store.generations.of(engine) if row.state is GenerationState.LIVE)

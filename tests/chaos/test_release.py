@@ -20,7 +20,7 @@ from stack import Stack
 from stepping import Stops
 from tiny_adapter import lora_tensors, write_adapter, write_base
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BEFORE_FLIP = (("start", "entry"), ("probe", "exit"), ("flip", "entry"))
 AFTER_FLIP = (("flip", "exit"), ("drain", "entry"), ("drain", "exit"))
@@ -42,7 +42,6 @@ def test_a_rolling_swap_under_load_fails_nobody_and_names_what_answers(scene: Sc
     assert [step["step"].split()[0] for step in report["steps"]] == "start probe flip drain start probe drain".split()
 
 
-@pytest.mark.slow
 def test_adapters_of_the_old_base_never_reach_the_new_one(scene: Scene, tmp_path: Path) -> None:
     old = scene.publish()
     released = release(scene, new_model(tmp_path))
@@ -54,17 +53,14 @@ def test_adapters_of_the_old_base_never_reach_the_new_one(scene: Scene, tmp_path
     assert scene.publish() == scene.alias().live  # one that is made for the new base
 
 
-@pytest.mark.slow
 def test_a_release_whose_replica_never_comes_up_changes_nothing(scene: Scene, tmp_path: Path) -> None:
     check_nothing_changed(scene, new_model(tmp_path, starts=False), "does not start")
 
 
-@pytest.mark.slow
 def test_a_release_that_answers_otherwise_than_its_export_changes_nothing(scene: Scene, tmp_path: Path) -> None:
     check_nothing_changed(scene, new_model(tmp_path, probe=(-9.0, -9.0)), "does not serve what was exported")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step", "edge"), BEFORE_FLIP)
 def test_a_gateway_that_dies_before_the_flip_undoes_the_release(
     scene: Scene, tmp_path: Path, step: str, edge: str
@@ -76,7 +72,6 @@ def test_a_gateway_that_dies_before_the_flip_undoes_the_release(
     assert "interrupted" in generation(scene, name)["reason"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step", "edge"), AFTER_FLIP)
 def test_a_gateway_that_dies_after_the_flip_ends_the_release(
     scene: Scene, tmp_path: Path, step: str, edge: str
