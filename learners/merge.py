@@ -72,8 +72,8 @@ def _load(adapter: MergeableAdapter) -> dict[str, Tensor]:
 
 
 def _module_of(name: str, profile: FamilyProfile) -> str | None:
-    stored, _, leaf = name.rpartition(".")
-    return profile.model_module(stored) if leaf == "weight" else None
+    module, _, leaf = profile.model_module(name).rpartition(".")
+    return module if leaf == "weight" else None
 
 
 def _parts(lora: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -98,8 +98,7 @@ def _matrix_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, i
         tensors = read_header(file, path.name).tensors
     shapes = {}
     for tensor in tensors:
-        stored, _, leaf = tensor.name.rpartition(".")
-        module = profile.model_module(stored)
+        module, _, leaf = profile.model_module(tensor.name).rpartition(".")
         if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes

@@ -47,7 +47,7 @@ class Method(_Part):
     recipe: dict[str, Any] = Field(default_factory=dict)
     """llm-compressor's own, word for word; empty for `none`."""
     ignore: tuple[str, ...] = ()
-    """Modules that stayed as they were, as the checkpoint names them."""
+    """Modules that stayed as they were: by the checkpoint's names, and by the model's."""
     num_calibration_rows: int = 0
     calibration_hash: str | None = None
     device: str | None = None
