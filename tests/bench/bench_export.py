@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from learners.export.report import ExportReport, read_report
 
 SCHEMES = ("fp8", "w4a16-rtn", "w4a16-gptq")
 SFT = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "batch_size": 16, "max_steps": 75}
+EXPORT_TIMEOUT_S = 1800.0
 NUM_CORRECTIONS, NUM_QUESTIONS = 400, 500
 
 
@@ -70,7 +72,8 @@ def export(
         f"load_test.python={options.engine_python}",
     )
     flags = [word for setting in settings for word in ("--set", setting)]
-    run_learner("export", "--model", str(options.base), *files, "--scheme", scheme, *flags)
+    command = (sys.executable, "-m", "learners", "export", "--model", str(options.base), *files, "--scheme", scheme)
+    subprocess.run((*command, *flags), check=True, timeout=EXPORT_TIMEOUT_S, cwd=ROOT)
     return read_report(out)
 
 
