@@ -42,11 +42,11 @@ _USERS_TTL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """What an actor says of its engine: health, load (None unless ready), adapters held, leases, copies.
+    """What an actor says of its engine: health, load (None unless ready and known), adapters held, leases, copies.
 
     `num_slots` is how many adapters fit, `num_rollout_slots` how many of them only jobs may use; `copies_root` is where
-    the replica keeps its own copies of their files. `users` is what the gateway last said that users see, None if it
-    has said nothing for 10 s.
+    the replica keeps its own copies of their files. `engine` is whose base it serves. `users` is what the gateway last
+    said that users see, None if it has said nothing for 10 s.
     """
 
     health: EngineHealth
@@ -58,16 +58,21 @@ class ReplicaStatus:
     copies_root: Path
     num_rollout_slots: int = 0
     users: UserLoad | None = None
+    engine: str = ""
 
 
 class EngineActor:
     """Hosts one engine. Every method is a remote call with the caller's deadline; errors are `TandemError`s."""
 
-    def __init__(self, engine_name: str, config: EngineConfig, log_dir: Path, copies_dir: Path) -> None:
+    def __init__(
+        self, engine_name: str, config: EngineConfig, log_dir: Path, copies_dir: Path, api_key: str = ""
+    ) -> None:
+        """`api_key` is a remote server's: our environment is that of Ray's daemon, which need not have it."""
         self._engine_name = engine_name
         self._config = config
         self._log_dir = log_dir
-        self._engine = build_engine(engine_name, config, log_dir)
+        self._api_key = api_key
+        self._engine = build_engine(engine_name, config, log_dir, api_key)
         self._ledger = AdapterLedger(config.max_loras, config.reserved_for_rollout)
         self._copies = AdapterCopies(copies_dir)
         self._base_probes: dict[tuple[ProbePrompt, ...], tuple[ProbeScore, ...]] = {}
@@ -76,6 +81,14 @@ class EngineActor:
         self._strays: dict[VersionName, AdapterRef] = {}
         self._users: tuple[UserLoad, float] | None = None
         self._changing = asyncio.Lock()
+
+    async def host(self, engine_name: str, config: EngineConfig) -> Endpoint:
+        """`start`, but if the actor serves another engine (a swap that was broken off), that is ended first."""
+        async with self._changing:
+            if (engine_name, config) != (self._engine_name, self._config):
+                self._engine_name, self._config = engine_name, config
+                return await self._start_anew()
+        return await self.start()
 
     async def start(self) -> Endpoint:
         """Starts the engine, or starts it anew if it failed; an engine that is ready is left alone.
@@ -96,6 +109,21 @@ class EngineActor:
         """Ends the engine, whatever it does, and starts it anew: for one that has hung for too long."""
         async with self._changing:
             return await self._start_anew()
+
+    async def swap(self, engine_name: str, config: EngineConfig) -> Endpoint:
+        """Another base model in the engine's process, which then is `engine_name`; it must fit the old one's place.
+
+        Whoever calls has seen to it that no user is being answered. Adapters are gone afterwards, and with them the
+        leases of all owners. Raises what the engine said, and then serves what it served, reloaded or started anew.
+        """
+        async with self._changing:
+            try:
+                await self._put(engine_name, config)
+            except TandemError:
+                await self._put_back()
+                raise
+            self._engine_name, self._config = engine_name, config
+            return self._engine.endpoint
 
     async def stop(self) -> None:
         async with self._changing:
@@ -185,10 +213,11 @@ class EngineActor:
             stats=None,
             adapters=(),
             leases=(),
-            num_slots=self._config.max_loras,
+            num_slots=self._config.num_slots,
             copies_root=self._copies.root,
             num_rollout_slots=self._config.reserved_for_rollout,
             users=self._fresh_users(),
+            engine=self._engine_name,
         )
         if not health.is_ready:
             return known
@@ -213,8 +242,21 @@ class EngineActor:
     async def _start_anew(self) -> Endpoint:
         await self._engine.stop()
         self._forget_all()
-        self._engine = build_engine(self._engine_name, self._config, self._log_dir)
+        self._engine = build_engine(self._engine_name, self._config, self._log_dir, self._api_key)
         return await self._engine.start()
+
+    async def _put(self, engine_name: str, config: EngineConfig) -> None:
+        await self._engine.pause()
+        await self._engine.swap_weights(config.model_path(), VersionName(engine_name, 0))
+        self._forget_all()
+        await self._engine.resume()
+
+    async def _put_back(self) -> None:
+        try:
+            await self._put(self._engine_name, self._config)
+        except TandemError as error:
+            _log.warning("the weights of %s cannot be reloaded, so it is started anew: %s", self._engine_name, error)
+            await self._start_anew()
 
     async def _release(self, owner: str, versions: Iterable[VersionName]) -> None:
         for version in versions:

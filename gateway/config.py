@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from engines.config import EngineConfig, Section
 from engines.errors import ConfigError
+from gateway.generation import engine_of
 from gateway.hub import explain_missing, find_snapshot
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
@@ -201,6 +202,8 @@ class TandemConfig(Section):
         for name in (*self.engines, *self.models):
             if not _NAME.match(name):
                 raise ValueError(f"'{name}' is not a name: letters, digits, '.', '_' and '-', at most 63")
+            if engine_of(name) != name:
+                raise ValueError(f"'{name}': names that end like this are those of released models; choose another")
         for alias, model in self.models.items():
             if alias in self.engines:
                 raise ValueError(
@@ -214,6 +217,8 @@ class TandemConfig(Section):
     @model_validator(mode="after")
     def _check_engines(self) -> TandemConfig:
         for name, engine in self.engines.items():
+            if engine.kind == "remote":
+                continue
             # A fake engine takes any model.
             if engine.kind != "fake" and not Path(engine.model).is_dir():
                 raise ValueError(f"engines.{name}.model: {explain_missing(engine.model)}")
@@ -326,6 +331,8 @@ def _absolute(url: str, scheme: str) -> str:
 
 
 def _resolve_engine(engine: EngineConfig) -> EngineConfig:
+    if engine.kind == "remote":
+        return engine  # its model is a name, not a place
     path = Path(engine.model).expanduser()
     found = path if path.exists() or engine.kind == "fake" else find_snapshot(engine.model)
     return engine.model_copy(update={"model": str(found.absolute())}) if found and found.exists() else engine

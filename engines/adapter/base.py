@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engines.adapter.files import open_regular, parse_object, read_bounded, read_chunks, size_of
-from engines.adapter.tensors import read_header
+from engines.adapter.tensors import TensorInfo, read_header
 from engines.errors import BadRequest
 from engines.profiles import FamilyProfile, profile_of
 
@@ -44,9 +44,10 @@ class _Stamp:
     mtime_ns: int
 
 
-def read_base(model_dir: Path) -> BaseModel:
-    """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
-    profile = profile_of(model_dir)
+def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseModel:
+    """By default of the family that its config.json names. Raises `BadRequest` for a directory that is no such model,
+    or has no safetensors weights."""
+    profile = profile or profile_of(model_dir)
     modules = {name: shape for name, shape in linear_shapes(model_dir, profile).items() if profile.is_target(name)}
     if not modules:
         raise BadRequest(
@@ -76,6 +77,12 @@ def base_hash_of(model_dir: Path) -> str:
     return value
 
 
+def stored_modules(model_dir: Path) -> frozenset[str]:
+    """What the weight files call their modules. Raises `BadRequest` without safetensors weights."""
+    names = (tensor.name for path in weight_files(model_dir) for tensor in _tensors(path))
+    return frozenset(name.rpartition(".")[0] for name in names)
+
+
 def weight_files(model_dir: Path) -> tuple[Path, ...]:
     """In the order of their names. Raises `BadRequest` for an index that names others than files beside it."""
     index = model_dir / INDEX_FILE
@@ -93,15 +100,18 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
 
 
 def _matrix_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
-    # Files of a hub's cache are symbolic links, and the operator chose this directory.
-    with open_regular(path, follow_symlinks=True) as file:
-        tensors = read_header(file, path.name).tensors
     shapes = {}
-    for tensor in tensors:
+    for tensor in _tensors(path):
         module, _, leaf = profile.model_module(tensor.name).rpartition(".")
         if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def _tensors(path: Path) -> tuple[TensorInfo, ...]:
+    # Files of a hub's cache are symbolic links, and the operator chose this directory.
+    with open_regular(path, follow_symlinks=True) as file:
+        return read_header(file, path.name).tensors
 
 
 def _stamp(path: Path) -> _Stamp:
