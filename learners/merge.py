@@ -19,6 +19,7 @@ from engines.adapter import WEIGHTS_FILE
 from engines.adapter.base import COPY_FILE, weight_files
 from engines.adapter.mergeable import LORA_A, LORA_B, MAGNITUDE, MergeableAdapter
 from engines.errors import AdapterRefused, BadRequest
+from engines.export_probe import EXPORT_FILE
 from engines.profiles import FamilyProfile, profile_of, read_config
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_unquantized(base: Path) -> None:
 def copy_texts(model: Path, out: Path) -> None:
     """Copies what belongs to a model beside its weights; whose copy it is does not hold for another one."""
     for path in sorted(model.iterdir()):
-        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in (COPY_FILE, "export.json"):
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in (COPY_FILE, EXPORT_FILE):
             shutil.copyfile(path, out / path.name)
 
 
