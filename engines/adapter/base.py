@@ -104,9 +104,9 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
 def _matrix_shapes(path: Path, profile: FamilyProfile, method: str) -> dict[str, tuple[int, int]]:
     shapes = {}
     for tensor in _tensors(path):
-        stored, _, leaf = tensor.name.rpartition(".")
+        module, _, leaf = profile.model_module(tensor.name).rpartition(".")
         if (shape := linear_shape(method, leaf, tensor.shape)) is not None:
-            shapes[profile.model_module(stored)] = shape
+            shapes[module] = shape
     return shapes
 
 
