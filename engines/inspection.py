@@ -52,8 +52,10 @@ class Inspection(_Record):
     parts: tuple[PartLinears, ...] = ()
     layers: str = ""
     """What the names of the language model's repeated linears begin with, up to the layer's number."""
-    names_differ: bool = False
-    """Whether the weight files call the language linears otherwise than transformers does."""
+    peft_targets: tuple[str, ...] = ()
+    """Ends of names by which PEFT finds those linears and no other; empty if their names cannot tell them apart."""
+    stored_layers: str = ""
+    """What the weight files call `layers`; empty if they hold no such modules."""
     renders_images: bool = False
     """Whether the chat template turns an image part into something."""
     vision_tokens: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from engines.actor_name import ActorName, serving_actors
 from engines.ending import end_actor
 from engines.errors import Unavailable
 from engines.placement import unplace_all
+from engines.remote_key import api_key_of
 from engines.replica import NAMESPACE, RayReplica, Replica, prefix_of
 from gateway import ray_daemon
 from gateway.board import ReplicaBoard
@@ -91,6 +92,8 @@ async def open_services(config: TandemConfig, make: MakeReplica | None = None) -
 
 def _connect_and_clear(config: TandemConfig, live: Sequence[GenerationRow]) -> None:
     """Ends what runs of other generations than the live ones: a release that was interrupted left it behind."""
+    for name, engine in config.engines.items():
+        api_key_of(name, engine)  # a key that lacks is said before Ray is started
     connect(config)
     for name in strays(serving_actors(), live, installation_of(config)):
         _log.warning("%s serves a generation that is not live: ending it", name)

@@ -103,6 +103,8 @@ class Releaser:
         """The model's hash; reads all of its weights."""
         if engine not in self._config.engines:
             raise NotFound(f"No engine '{engine[:80]}'; GET /v1/engines lists those there are.", param="engine")
+        if self._config.engines[engine].kind == "remote":
+            raise BadRequest(f"engine '{engine}' is a remote server; its weights are its operator's", param="engine")
         profile = read_base(path).profile
         wanted = self._config.engines[engine].family
         if wanted not in ("auto", profile.name):

@@ -6,7 +6,6 @@ name is removed by the next run.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from engines.adapter.files import sync_directory
 from engines.errors import Conflict
+from learners.whole import sync_tree
 
 TRAINER_STATE = "trainer_state"
 _NAME = re.compile(r"^step-([1-9][0-9]*)$")
@@ -55,7 +55,7 @@ def writing_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     (partial / TRAINER_STATE).mkdir(parents=True)
     yield partial
-    _sync_tree(partial)
+    sync_tree(partial)
     partial.rename(target)
     sync_directory(folder)
 
@@ -66,11 +66,3 @@ def remove_partial(folder: Path) -> int:
     for leftover in leftovers:
         shutil.rmtree(leftover)
     return len(leftovers)
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            with Path(folder, name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_directory(Path(folder))

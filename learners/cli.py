@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from engines.errors import AdapterRefused, BadRequest, TandemError
-from learners.config import GrpoConfig, JobConfig, SftConfig, load_job
+from learners.config import GrpoConfig, JobConfig, Scheme, SftConfig, load_export, load_job
 from learners.status import JobResult, JobStatus
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 4
@@ -64,6 +64,37 @@ def grpo(config: ConfigOption, overrides: OverridesOption = None, as_json: JsonO
     from learners.grpo.run import run_grpo
 
     _finish(job, run_grpo(job), as_json=as_json)
+
+
+@app.command()
+def export(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="The export's TOML file.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The unquantized base.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="The adapter; also a DoRA, or one of the vision tower.")] = None,
+    scheme: Annotated[Scheme | None, typer.Option(help="How the language linears are stored.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The directory to write.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows that the export is judged on.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Rows that GPTQ and AWQ are fitted to.")] = None,
+    version: Annotated[str | None, typer.Option(help="The version that the adapter is registered as.")] = None,
+    overrides: OverridesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge an adapter into its base, quantize, load, judge, and write one model directory."""
+    given: dict[str, object] = {"model": model, "adapter": adapter, "scheme": scheme, "out": out, "data": data}
+    given |= {"calibration": calibration, "version": version}
+    options = {name: str(value) for name, value in given.items() if value is not None}
+    settings = load_export(config, overrides or (), options)
+    from learners import quiet
+    from learners.export.run import run_export
+    from learners.export.table import print_table
+
+    quiet.prepare(settings.num_threads)
+    report = run_export(settings, _say)
+    if as_json:
+        print(report.model_dump_json(indent=2, exclude={"probe"}))
+    else:
+        print_table(report)
+    _say(f"written to {settings.out}")
 
 
 @app.command()
@@ -116,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=list(arguments) if arguments is not None else None, prog_name="python -m learners")
     except TandemError as error:
         _say(error.message)
+        if error.detail:
+            _say(error.detail)
         sys.exit(exit_code_of(error))
     except Exception as error:  # the boundary of the process; a job's traceback is in its events
         _say(f"{type(error).__name__}: {error}".partition("\n")[0])

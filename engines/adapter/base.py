@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engines.adapter.files import open_regular, parse_object, read_bounded, read_chunks, size_of
-from engines.adapter.tensors import read_header
+from engines.adapter.tensors import TensorInfo, read_header
 from engines.errors import BadRequest
 from engines.profiles import FamilyProfile, profile_of
 
@@ -44,12 +44,11 @@ class _Stamp:
     mtime_ns: int
 
 
-def read_base(model_dir: Path) -> BaseModel:
-    """Raises `BadRequest` for a directory that is no model of a known family with safetensors weights."""
-    profile = profile_of(model_dir)
-    modules: dict[str, tuple[int, int]] = {}
-    for path in weight_files(model_dir):
-        modules.update(_target_shapes(path, profile))
+def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseModel:
+    """By default of the family that its config.json names. Raises `BadRequest` for a directory that is no such model,
+    or has no safetensors weights."""
+    profile = profile or profile_of(model_dir)
+    modules = {name: shape for name, shape in linear_shapes(model_dir, profile).items() if profile.is_target(name)}
     if not modules:
         raise BadRequest(
             f"{model_dir} has no weights named {profile.language_prefixes[0]}*.{profile.target_modules[0]}.weight: "
@@ -57,6 +56,14 @@ def read_base(model_dir: Path) -> BaseModel:
             param="model",
         )
     return BaseModel(model_dir, profile, base_hash_of(model_dir), MappingProxyType(modules))
+
+
+def linear_shapes(model_dir: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
+    """Name in the model -> (out_features, in_features), of every module whose weight is a matrix."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for path in weight_files(model_dir):
+        shapes.update(_matrix_shapes(path, profile))
+    return shapes
 
 
 def base_hash_of(model_dir: Path) -> str:
@@ -68,6 +75,12 @@ def base_hash_of(model_dir: Path) -> str:
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise BadRequest(f'{copy_of} must hold {{"base_hash": "sha256:<64 hex digits>"}}', param="model")
     return value
+
+
+def stored_modules(model_dir: Path) -> frozenset[str]:
+    """What the weight files call their modules. Raises `BadRequest` without safetensors weights."""
+    names = (tensor.name for path in weight_files(model_dir) for tensor in _tensors(path))
+    return frozenset(name.rpartition(".")[0] for name in names)
 
 
 def weight_files(model_dir: Path) -> tuple[Path, ...]:
@@ -86,17 +99,20 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
     return tuple(model_dir / name for name in sorted(set(names.values())))
 
 
-def _target_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
-    # Files of a hub's cache are symbolic links, and the operator chose this directory.
-    with open_regular(path, follow_symlinks=True) as file:
-        tensors = read_header(file, path.name).tensors
+def _matrix_shapes(path: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
     shapes = {}
-    for tensor in tensors:
+    for tensor in _tensors(path):
         stored, _, leaf = tensor.name.rpartition(".")
         module = profile.model_module(stored)
-        if leaf == "weight" and len(tensor.shape) == 2 and profile.is_target(module):
+        if leaf == "weight" and len(tensor.shape) == 2:
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def _tensors(path: Path) -> tuple[TensorInfo, ...]:
+    # Files of a hub's cache are symbolic links, and the operator chose this directory.
+    with open_regular(path, follow_symlinks=True) as file:
+        return read_header(file, path.name).tensors
 
 
 def _stamp(path: Path) -> _Stamp:

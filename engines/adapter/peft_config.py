@@ -6,6 +6,7 @@ Names and meanings: peft.LoraConfig.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -27,7 +28,6 @@ Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _SAFE_INITS = frozenset({"gaussian", "eva", "orthogonal", "true", "false"})
 
 _UNSUPPORTED = {
-    "use_dora": "DoRA is not served: train with use_dora=False",
     "lora_bias": "a bias in LoRA is not served: train with lora_bias=False",
     "modules_to_save": "whole modules are not served from an adapter: train without modules_to_save",
     "trainable_token_indices": "trained embeddings are not served: train without trainable_token_indices",
@@ -65,15 +65,33 @@ class PeftConfig(pydantic.BaseModel):
     target_modules: tuple[PlainName, ...] = Field(min_length=1, max_length=4096)
     bias: str = "none"
     use_rslora: bool = False
+    use_dora: bool = False
     init_lora_weights: bool | str | None = True
 
     def targets_touching(self, module: str) -> tuple[str, ...]:
         """Those entries of `target_modules` by which PEFT would touch `module`."""
         return tuple(entry for entry in self.target_modules if module == entry or module.endswith(f".{entry}"))
 
+    @property
+    def scale(self) -> float:
+        """Of the product B A, as PEFT computes it."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
 
 def parse_peft_config(data: bytes) -> PeftConfig:
     """Raises `BadRequest` for what is malformed, and for every feature that would not be served."""
+    config = parse_mergeable_config(data)
+    if config.use_dora:
+        raise _refusal(
+            "use_dora",
+            "DoRA is not served from an adapter: train with use_dora=False, or merge it into its base with "
+            "`tandem versions export`",
+        )
+    return config
+
+
+def parse_mergeable_config(data: bytes) -> PeftConfig:
+    """As `parse_peft_config`, of an adapter that is to be merged: it may be a DoRA."""
     values = parse_object(data, CONFIG_FILE)
     if values.get("peft_type") != "LORA":
         raise _refusal("peft_type", f"only LORA is served, not {_short(values.get('peft_type'))}: train a LoRA")
@@ -93,7 +111,7 @@ def _without_the_rest(values: Mapping[str, object]) -> dict[str, object]:
             raise _refusal(key, _UNSUPPORTED[key])
         elif value and key not in _IGNORED:
             raise _refusal(key, "is not known here and might change what the adapter does: train without it")
-    for key in ("bias", "use_rslora"):
+    for key in ("bias", "use_rslora", "use_dora"):
         if kept.get(key, ...) is None:
             del kept[key]
     return kept

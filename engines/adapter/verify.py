@@ -19,6 +19,7 @@ from engines.adapter.peft_config import CONFIG_FILE, MAX_CONFIG_BYTES, PeftConfi
 from engines.adapter.tensors import TensorHeader, TensorInfo, read_header
 from engines.adapter.weights import DTYPES, WeightsScan, scan_weights
 from engines.errors import AdapterRefused, BadRequest
+from engines.profiles import FamilyProfile
 
 MAX_WEIGHTS_BYTES = 16 << 30
 _SIDES = {"lora_A": 0, "lora_B": 1}
@@ -63,16 +64,16 @@ def verify(directory: Path, base: BaseModel, max_rank: int) -> VerifiedAdapter:
     with refusing():
         check_directory(directory)
         config_bytes = read_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
-        manifest_bytes = _manifest_bytes(directory)
+        manifest_bytes = manifest_bytes_of(directory)
         config = parse_peft_config(config_bytes)
         manifest = None if manifest_bytes is None else parse_manifest(manifest_bytes)
         if manifest is not None:
-            _check_origin(manifest, base)
+            check_origin(manifest, base.path, base.profile, base.base_hash)
         _check_rank(config, max_rank)
         _check_targets(config, base)
         header, modules, scan = _check_weights(directory / WEIGHTS_FILE, config, base)
         if manifest is not None:
-            _check_manifest(manifest, config, header, scan)
+            check_manifest(manifest, config, header, scan)
     return VerifiedAdapter(
         path=directory,
         base_hash=base.base_hash,
@@ -87,21 +88,23 @@ def verify(directory: Path, base: BaseModel, max_rank: int) -> VerifiedAdapter:
     )
 
 
-def _manifest_bytes(directory: Path) -> bytes | None:
+def manifest_bytes_of(directory: Path) -> bytes | None:
+    """None if the adapter has no manifest."""
     path = directory / MANIFEST_FILE
     return read_bounded(path, MAX_MANIFEST_BYTES) if path.exists() else None
 
 
-def _check_origin(manifest: Manifest, base: BaseModel) -> None:
-    if manifest.family != base.profile.name:
+def check_origin(manifest: Manifest, base: Path, profile: FamilyProfile, base_hash: str) -> None:
+    """Raises `BadRequest` unless the adapter was trained on the model in `base`."""
+    if manifest.family != profile.name:
         raise BadRequest(
             f"{MANIFEST_FILE}: the adapter is for the family {manifest.family[:80]}, this engine serves "
-            f"{base.profile.name}: register it under a model of its own family"
+            f"{profile.name}: register it under a model of its own family"
         )
-    if manifest.base_hash != base.base_hash:
+    if manifest.base_hash != base_hash:
         raise BadRequest(
             f"{MANIFEST_FILE}: the adapter was trained on another base ({manifest.base_hash[:19]}..., here "
-            f"{base.base_hash[:19]}...): train it on {base.path}, or register it under the model of its own base"
+            f"{base_hash[:19]}...): train it on {base}, or register it under the model of its own base"
         )
 
 
@@ -119,7 +122,7 @@ def _check_targets(config: PeftConfig, base: BaseModel) -> None:
         if entry.rsplit(".", 1)[-1] not in known:
             raise BadRequest(
                 f"{CONFIG_FILE}: target_modules: '{entry}' is not adapted in {base.profile.name}: "
-                f"only {', '.join(known)} are"
+                f"only {', '.join(known)} are; `tandem versions export` merges an adapter of others into its base"
             )
 
 
@@ -158,7 +161,8 @@ def _module_of(tensor: TensorInfo, base: BaseModel) -> tuple[str, str]:
     if family.is_vision(module):
         raise BadRequest(
             f"{WEIGHTS_FILE}: '{tensor.name[:200]}' adapts the vision tower, which the engine would silently drop: "
-            f"train on {', '.join(family.target_modules)} of the language model only"
+            f"train on {', '.join(family.target_modules)} of the language model only, or merge the adapter into its "
+            "base with `tandem versions export`"
         )
     if not tensor.name.startswith(family.adapter_prefix) or side not in _SIDES or not leaf.endswith(".weight"):
         raise BadRequest(
@@ -207,7 +211,8 @@ def _check_all_touched(config: PeftConfig, modules: dict[str, set[str]]) -> None
             )
 
 
-def _check_manifest(manifest: Manifest, config: PeftConfig, header: TensorHeader, scan: WeightsScan) -> None:
+def check_manifest(manifest: Manifest, config: PeftConfig, header: TensorHeader, scan: WeightsScan) -> None:
+    """Raises `BadRequest` unless the manifest is that of these files."""
     claimed = (manifest.rank, manifest.alpha, set(manifest.target_modules))
     if claimed != (config.r, config.lora_alpha, set(config.target_modules)):
         raise BadRequest(

@@ -1,11 +1,17 @@
-"""The kind of machine that an engine computes on: what decides which kernels it has. Reads files of the kernel only."""
+"""The kind of machine that an engine computes on: what decides which kernels it has.
+
+Read from files of the kernel; where a container hides the driver's, its own tool is asked.
+"""
 
 from __future__ import annotations
 
+import subprocess
 from enum import StrEnum
 from pathlib import Path
 
 PROC = Path("/proc")
+_SMI = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+_SMI_TIMEOUT_S = 10.0
 
 
 class MachineKind(StrEnum):
@@ -45,7 +51,8 @@ _BY_MODEL = (
 
 def here(proc: Path = PROC) -> MachineKind:
     """This machine: its first GPU if it has one, else its CPU."""
-    return gpu_kind(proc) if _gpus(proc) else cpu_kind(proc)
+    card = _card_name(proc)
+    return kind_of_card(card) if card else cpu_kind(proc)
 
 
 def cpu_kind(proc: Path = PROC) -> MachineKind:
@@ -54,9 +61,8 @@ def cpu_kind(proc: Path = PROC) -> MachineKind:
 
 
 def gpu_kind(proc: Path = PROC) -> MachineKind:
-    """The first GPU's generation; `gpu-other` where the driver shows none here, as in some containers."""
-    gpus = _gpus(proc)
-    return kind_of_card(_card_name(gpus[0])) if gpus else MachineKind.GPU_OTHER
+    """The first GPU's generation; `gpu-other` where there is none."""
+    return kind_of_card(_card_name(proc))
 
 
 def kind_of_card(name: str) -> MachineKind:
@@ -76,16 +82,22 @@ def _cpu_flags(proc: Path) -> frozenset[str]:
     return frozenset()
 
 
-def _gpus(proc: Path) -> list[Path]:
-    return sorted((proc / "driver" / "nvidia" / "gpus").glob("*/information"))
+def _card_name(proc: Path) -> str:
+    """Of the first GPU; empty without one."""
+    for information in sorted((proc / "driver" / "nvidia" / "gpus").glob("*/information")):
+        for line in _lines(information):
+            name, _, value = line.partition(":")
+            if name.strip() == "Model":
+                return value.strip()
+    return _named_by_driver() if proc == PROC else ""
 
 
-def _card_name(information: Path) -> str:
-    for line in _lines(information):
-        name, _, value = line.partition(":")
-        if name.strip() == "Model":
-            return value.strip()
-    return ""
+def _named_by_driver() -> str:
+    try:
+        said = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # no driver, and so no GPU
+        return ""
+    return said.splitlines()[0].strip() if said.strip() else ""
 
 
 def _lines(path: Path) -> list[str]:

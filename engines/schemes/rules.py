@@ -95,7 +95,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         SGLANG, ANY_SCHEME, ANY_MACHINE,
-        "SGLang serves this family through its fallback to transformers, which fails in warm-up once LoRA is on",
+        "SGLang takes transformers' modules for this family: its LoRA layers do not fit them, and its server ends "
+        "while it starts",
         'set kind to "vllm"',
         families=frozenset({"internvl"}),
     ),

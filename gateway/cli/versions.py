@@ -9,12 +9,14 @@ import typer
 
 from engines.types import VersionName
 from gateway.cli.console import print_json, print_table, say
+from gateway.cli.export import export
 from gateway.cli.options import ConfigOption, JsonOption, UrlOption, client
 
 if TYPE_CHECKING:
     from gateway.client import Publish, Version
 
-app = typer.Typer(help="List, register, promote and roll back versions of an alias.", no_args_is_help=True)
+app = typer.Typer(help="List, register, promote, roll back and export versions of an alias.", no_args_is_help=True)
+app.command("export")(export)
 
 AliasArgument = Annotated[str, typer.Argument(help="An alias, like vqa.")]
 VersionArgument = Annotated[str, typer.Argument(help="A version, like vqa@3.")]

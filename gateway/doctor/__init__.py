@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gateway.doctor.accelerators import check_accelerators, check_memory
 from gateway.doctor.cluster import check_ray
 from gateway.doctor.context import Context, survey
+from gateway.doctor.elsewhere import check_remote_servers
 from gateway.doctor.finding import Checked, Finding, Level, fail
 from gateway.doctor.folders import (
     check_data_directory,
@@ -35,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     check_packages,
     check_engine_packages,
     check_models,
+    check_remote_servers,
     check_accelerators,
     check_memory,
     check_shared_memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from gateway.probing.learner import inspect
 from gateway.probing.parity import MAX_MEAN_ERROR, MAX_MEAN_ERROR_ROUNDED
 from gateway.probing.profile import profile_for, row_of
 from gateway.probing.room import why_no_room
-from gateway.probing.serving import Model, serve
+from gateway.probing.serving import Model, Served, serve
 from gateway.probing.subjects import family_verdict, inspection_verdicts
-from gateway.probing.verdict import Outcome, Verdict, fails, unknown, works
+from gateway.probing.verdict import Outcome, Verdict, all_work, fails, unknown, works
+from gateway.probing.verifying import verify_verdict
 
 Say = Callable[[str], None]
+NO_PROFILE = "which of its linears an adapter may touch is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +41,21 @@ async def examine(config: EngineConfig, machine: MachineKind, say: Say) -> Exami
     model_dir = config.model_path()
     architectures = architectures_of(model_dir)
     asked = combination_of(NAME, config, machine)
-    verdicts = [family_verdict(architectures), _machine_verdict(config, asked)]
+    scheme = _scheme_verdict(config, asked)
     with tempfile.TemporaryDirectory(prefix="tandem-doctor-") as scratch:
         found = await _inspected(model_dir, asked, Path(scratch), say)
-        verdicts += inspection_verdicts(found)
         known = _known(model_dir)
         profile = known or profile_for(found, architectures)
-        if verdicts[1].outcome is not Outcome.WORKS:
-            return _without_engine(verdicts, verdicts[1].found, profile, known)
+        read = [family_verdict(architectures), scheme, *inspection_verdicts(found)]
         if profile is None:
-            return _without_engine(verdicts, "which of its linears an adapter may touch is not known", None, known)
-        say(f"starting a {config.kind} engine for it")
-        model = Model(found, profile, _limit(config, asked), is_probed=known is None)
-        served = await serve(engine_for(config, Path(scratch), None if known else profile), model)
-    row = "" if known else row_of(served.profile)
-    return Examination((*verdicts, *served.verdicts), row)
+            return Examination((*read, unknown("serves", f"not tried: {NO_PROFILE}")))
+        read.append(verify_verdict(found, profile, config.max_lora_rank))
+        if scheme.outcome is Outcome.WORKS:
+            model = Model(found, profile, _limit(config, asked), is_probed=known is None)
+            served = await _served(config, model, say)
+        else:
+            served = Served((unknown("serves", f"not tried: {scheme.found}"),), profile)
+    return Examination((*read, *served.verdicts), "" if known else row_of(served.profile))
 
 
 async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Say) -> Inspection:
@@ -62,7 +65,19 @@ async def _inspected(model_dir: Path, asked: Combination, scratch: Path, say: Sa
     return await inspect(model_dir, scratch)
 
 
-def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:
+async def _served(config: EngineConfig, model: Model, say: Say) -> Served:
+    """The engine's log is kept only where something failed, since the verdicts name it."""
+    say(f"starting a {config.kind} engine for it")
+    logs = tempfile.mkdtemp(prefix="tandem-doctor-log-")
+    served = await serve(engine_for(config, Path(logs), model.profile if model.is_probed else None), model)
+    if all_work(served.verdicts):
+        shutil.rmtree(logs)
+    else:
+        say(f"the engine's log is kept in {logs}")
+    return served
+
+
+def _scheme_verdict(config: EngineConfig, asked: Combination) -> Verdict:
     try:
         check_scheme(NAME, config, asked.machine)
     except ConfigError as error:
@@ -70,13 +85,6 @@ def _machine_verdict(config: EngineConfig, asked: Combination) -> Verdict:
     if asked.scheme is Scheme.UNKNOWN:
         return works("scheme", f"of a format that no rule names; {config.kind} on {asked.machine} is tried")
     return works("scheme", f"{asked.scheme}; nothing speaks against {config.kind} on {asked.machine}")
-
-
-def _without_engine(
-    verdicts: list[Verdict], reason: str, profile: FamilyProfile | None, known: FamilyProfile | None
-) -> Examination:
-    row = row_of(profile) if profile is not None and known is None else ""
-    return Examination((*verdicts, unknown("serves", f"not tried: {reason}")), row)
 
 
 def _known(model_dir: Path) -> FamilyProfile | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 
 from engines.inspection import Inspection, Part
 from engines.profiles import FamilyProfile
@@ -28,12 +28,13 @@ def profile_for(inspection: Inspection, architectures: tuple[str, ...]) -> Famil
         name=inspection.model_type,
         architectures=architectures,
         target_modules=language.leaves,
-        peft_targets=language.leaves,
+        peft_targets=inspection.peft_targets,
         language_prefixes=(_parent(inspection.layers),),
         vision_prefixes=tuple(part.prefix for part in others if part is not None and part.prefix),
         vision_tokens=inspection.vision_tokens,
         engine_prefixes=(),
         fused_modules=(),
+        stored_prefixes=_stored(inspection),
     )
 
 
@@ -49,8 +50,15 @@ def with_engine_names(profile: FamilyProfile, layers: str, engine_modules: Itera
 
 def row_of(profile: FamilyProfile) -> str:
     """Python text for `engines/profiles.py`."""
-    values = {field.name: getattr(profile, field.name) for field in fields(profile) if field.default is MISSING}
+    values = {
+        field.name: value for field in fields(profile) if (value := getattr(profile, field.name)) != field.default
+    }
     return "\n".join(("FamilyProfile(", *(f"    {name}={_text(value)}," for name, value in values.items()), ")"))
+
+
+def _stored(inspection: Inspection) -> tuple[tuple[str, str], ...]:
+    stored, layers = inspection.stored_layers, inspection.layers
+    return ((_parent(stored), _parent(layers)),) if stored and stored != layers else ()
 
 
 def _parent(layers: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from gateway.probing.verdict import Verdict, fails, unknown, works
 BASE, TUNED = VersionName(NAME, 0), VersionName(NAME, 1)
 SLOT_ID = 1
 LORA_A = ".lora_A.weight"
+_ERROR = re.compile(r"\w+(Error|Exception): .*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ async def _effect(engine: Engine, model: Model, base: Sequence[ProbeScore]) -> V
 
 
 def _words_of(error: TandemError) -> str:
-    """Our message, and the last line that says something of what the library said."""
+    """Our message, and what the library said: its first error, which is the cause of the others."""
     lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-    return f"{error.message} ({lines[-1][:300]})" if lines else error.message
+    said = next((match[0] for line in lines if (match := _ERROR.search(line))), lines[-1] if lines else "")
+    return f"{error.message} ({said[:300]})" if said else error.message

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from engines.inspection import Inspection, Part, PartLinears
+from engines.inspection import Inspection, Part
 from engines.profiles import PROFILES
 from gateway.probing.verdict import Verdict, fails, unknown, works
 
-OTHER_NAMES = "the weight files call them otherwise, so the shapes of an adapter cannot be checked against them"
 NO_TOUCH = {
     Part.VISION: "none is served from an adapter: merge it into the base (tandem versions export)",
     Part.PROJECTOR: "none is served from an adapter: merge it into the base (tandem versions export)",
@@ -25,7 +24,7 @@ def family_verdict(architectures: tuple[str, ...]) -> Verdict:
 def inspection_verdicts(found: Inspection) -> list[Verdict]:
     verdicts = [_loads(found)]
     if found.architecture:
-        verdicts += [_language(found), *_untouched(found)]
+        verdicts += [_language(found), *([_training(found)] if found.layers else []), *_untouched(found)]
     verdicts.append(_template(found))
     return verdicts
 
@@ -41,20 +40,15 @@ def _language(found: Inspection) -> Verdict:
     if language is None or not found.layers:
         return fails("language linears", found.fault("parts") or "the language model has no linears in numbered layers")
     words = f"{language.num_modules} under {found.layers}: {', '.join(language.leaves)}"
-    if found.names_differ:
-        return fails("language linears", f"{words}; {OTHER_NAMES}")
-    return works("language linears", words + _shared_leaves(found, language))
+    return works("language linears", words)
 
 
-def _shared_leaves(found: Inspection, language: PartLinears) -> str:
-    others = {leaf for part in (Part.VISION, Part.PROJECTOR) for leaf in _leaves(found, part)}
-    shared = ", ".join(sorted(set(language.leaves) & others))
-    return f"; names of vision linears too, so an adapter names its modules in full: {shared}" if shared else ""
-
-
-def _leaves(found: Inspection, part: Part) -> tuple[str, ...]:
-    linears = found.linears(part)
-    return linears.leaves if linears else ()
+def _training(found: Inspection) -> Verdict:
+    if not found.peft_targets:
+        return fails(
+            "training", "the ends of their names do not tell them from the vision tower's: PEFT would take both"
+        )
+    return works("training", f"PEFT finds the language linears, and no other, by {', '.join(found.peft_targets)}")
 
 
 def _untouched(found: Inspection) -> list[Verdict]:

@@ -3,9 +3,10 @@
 The gateway reads it too, to refuse a bad hyperparameter by name before a job starts.
 """
 
+from learners.config.export import ExportConfig, Scheme
 from learners.config.grpo import Algorithm, GrpoConfig
 from learners.config.job import DEFAULT_ROOT, JobConfig
-from learners.config.load import METHODS, ROOT_VARIABLE, load_job, resolve, validate
+from learners.config.load import METHODS, ROOT_VARIABLE, load_export, load_job, resolve, validate
 from learners.config.sft import SftConfig
 
 __all__ = [
@@ -13,9 +14,12 @@ __all__ = [
     "METHODS",
     "ROOT_VARIABLE",
     "Algorithm",
+    "ExportConfig",
     "GrpoConfig",
     "JobConfig",
+    "Scheme",
     "SftConfig",
+    "load_export",
     "load_job",
     "resolve",
     "validate",

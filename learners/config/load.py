@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from engines.config import Section
 from engines.errors import BadRequest
+from learners.config.export import ExportConfig
 from learners.config.grpo import GrpoConfig
 from learners.config.job import DEFAULT_ROOT, JobConfig
 from learners.config.sft import SftConfig
@@ -26,6 +28,7 @@ from learners.submission import submission_id
 ROOT_VARIABLE = "TANDEM_JOBS__ROOT"
 METHODS: dict[str, type[JobConfig]] = {"sft": SftConfig, "grpo": GrpoConfig}
 C = TypeVar("C", bound=JobConfig)
+S = TypeVar("S", bound=Section)
 
 
 def load_job(path: Path, overrides: Sequence[str] = (), kind: type[C] | None = None) -> C:
@@ -34,15 +37,36 @@ def load_job(path: Path, overrides: Sequence[str] = (), kind: type[C] | None = N
     `kind` is what the caller is about to run: a file of another method is refused, one that names none is of it.
     Raises `BadRequest` whose message is one `path.to.key: reason` a line.
     """
-    values = _read_toml(path)
+    return resolve(validate(read_settings(path, overrides), kind))
+
+
+def load_export(
+    path: Path | None, overrides: Sequence[str] = (), options: Mapping[str, str] | None = None
+) -> ExportConfig:
+    """As `load_job`, for an export: `options` go over `overrides`, and relative paths start where the command runs."""
+    values = {**(read_settings(path, overrides) if path else apply({}, overrides)), **(options or {})}
+    return check(values, ExportConfig)
+
+
+def read_settings(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a TOML file says, with `key=value` overrides on top. Raises `BadRequest`."""
+    return apply(_read_toml(path), overrides)
+
+
+def apply(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Puts `key=value` overrides into `values`, and answers it. Raises `BadRequest`."""
     for override in overrides:
         _put(values, *_parse_override(override))
-    return resolve(validate(values, kind))
+    return values
 
 
 def validate(values: Mapping[str, Any], kind: type[C] | None = None) -> C:
     """Checks names and bounds, touches no file. Raises `BadRequest` as `load_job` does."""
-    kind = _kind_of(values, kind)
+    return check(values, _kind_of(values, kind))
+
+
+def check(values: Mapping[str, Any], kind: type[S]) -> S:
+    """`values` as a `kind`. Raises `BadRequest` whose message is one `path.to.key: reason` a line."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -151,8 +175,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _explain(location: tuple[int | str, ...], error: str, message: str, kind: type[JobConfig]) -> str:
-    name = ".".join(str(part) for part in location) or "job"
+def _explain(location: tuple[int | str, ...], error: str, message: str, kind: type[Section]) -> str:
+    name = ".".join(str(part) for part in location) or ("job" if issubclass(kind, JobConfig) else "export")
     if error != "extra_forbidden":
         return f"{name}: {message.removeprefix('Value error, ')}"
     close = difflib.get_close_matches(name, kind.model_fields, n=1)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.adapter import ProbeRecord
-from engines.adapter.base import weight_files
-from engines.adapter.files import open_regular
-from engines.adapter.tensors import TensorInfo, read_header
-from engines.errors import TandemError
+from engines.adapter.base import stored_modules
+from engines.errors import BadRequest, TandemError
 from engines.inspection import Fault, Inspection
 from engines.profiles import read_config
 from learners import quiet
@@ -50,61 +48,80 @@ class Steps:
 
 def inspect(model_dir: Path, out: Path, num_threads: int) -> Inspection:
     """Writes a random adapter into `out`/adapter. Raises `BadRequest` if `model_dir` holds no model's config.json."""
-    config = read_config(model_dir)
+    method = _quantization_method(read_config(model_dir))
     quiet.prepare(num_threads)
-    steps = Steps()
-    model = steps.run("load", lambda: _load(model_dir, config))
+    steps, found = Steps(), Inspection(path=str(model_dir))
+    model = steps.run("load", lambda: _load(model_dir, method))
     reader = steps.run("processor", lambda: open_reader(model_dir))
-    found: dict[str, Any] = {}
     if reader is not None:
-        found |= _of_processor(steps, reader)
+        found = _with_processor(found, steps, reader)
+    anatomy = None
     if model is not None:
-        found |= _of_model(steps, model, model_dir)
-    if model is not None and reader is not None and (anatomy := steps.run("parts", lambda: anatomy_of(model))):
-        found |= steps.run("adapter", lambda: _of_adapter(model, reader, anatomy, out / "adapter")) or {}
-    return Inspection(path=str(model_dir), faults=tuple(_distinct(steps.faults)), **found)
+        anatomy = steps.run("parts", lambda: anatomy_of(model))
+        stored = steps.run("names", lambda: stored_modules(model_dir)) or frozenset()
+        found = _with_model(found, model)
+        found = found if anatomy is None else _with_anatomy(found, anatomy, stored)
+    if model is not None and reader is not None and anatomy is not None:
+        found = steps.run("adapter", lambda: _with_adapter(found, model, reader, anatomy, out / "adapter")) or found
+    return found.model_copy(update={"faults": tuple(steps.faults)})
 
 
-def _load(model_dir: Path, config: dict[str, Any]) -> PreTrainedModel:
-    """In float32 on the CPU, whatever the checkpoint's format is."""
+def _quantization_method(config: Mapping[str, Any]) -> str:
+    quantization = config.get("quantization_config")
+    return str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
+
+
+def _load(model_dir: Path, quantization_method: str) -> PreTrainedModel:
+    """In float32 on the CPU, whatever the checkpoint's format is. Raises `BadRequest` if it lacks weights."""
     import torch
     from transformers import AutoModelForImageTextToText
 
-    options: dict[str, Any] = {}
-    if (config.get("quantization_config") or {}).get("quant_method") == "compressed-tensors":
+    options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    if quantization_method == "compressed-tensors":
         from transformers import CompressedTensorsConfig
 
         options["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
-    model = AutoModelForImageTextToText.from_pretrained(
-        model_dir, dtype=torch.float32, local_files_only=True, **options
-    )
+    model, info = AutoModelForImageTextToText.from_pretrained(model_dir, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise BadRequest(
+            f"{len(missing)} weights are missing, the first is {missing[0]}: transformers would make them up"
+        )
     return model.float().eval()
 
 
-def _of_processor(steps: Steps, reader: Reader) -> dict[str, Any]:
-    shown = steps.run("template", lambda: renders_images(reader.processor))
-    if not shown:
-        return {"renders_images": False}
+def _with_processor(found: Inspection, steps: Steps, reader: Reader) -> Inspection:
+    if not steps.run("template", lambda: renders_images(reader.processor)):
+        return found
     text, image = (steps.run("prompt", partial(reader.encoder.encode_whole, example)) for example in examples())
     tokens = vision_tokens(reader.processor, text.prompt_ids, image.prompt_ids) if text and image else ()
-    return {"renders_images": True, "vision_tokens": tokens}
+    return found.model_copy(update={"renders_images": True, "vision_tokens": tokens})
 
 
-def _of_model(steps: Steps, model: PreTrainedModel, model_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _with_model(found: Inspection, model: PreTrainedModel) -> Inspection:
+    named = {
         "architecture": type(model).__name__,
         "model_type": str(model.config.model_type),
         "num_parameters": model.num_parameters(),
     }
-    anatomy = steps.run("parts", lambda: anatomy_of(model))
-    if anatomy is not None:
-        found |= {"parts": anatomy.parts(), "layers": anatomy.layers}
-        saved = steps.run("names", lambda: _saved_modules(model_dir))
-        found["names_differ"] = saved is not None and not set(anatomy.layered) <= saved
-    return found
+    return found.model_copy(update=named)
 
 
-def _of_adapter(model: PreTrainedModel, reader: Reader, anatomy: Anatomy, folder: Path) -> dict[str, Any]:
+def _with_anatomy(found: Inspection, anatomy: Anatomy, stored: frozenset[str]) -> Inspection:
+    if not anatomy.layered:
+        return found.model_copy(update={"parts": anatomy.parts()})
+    return found.model_copy(
+        update={
+            "parts": anatomy.parts(),
+            "layers": anatomy.layers,
+            "peft_targets": anatomy.peft_targets,
+            "stored_layers": anatomy.stored_layers(stored),
+        }
+    )
+
+
+def _with_adapter(
+    found: Inspection, model: PreTrainedModel, reader: Reader, anatomy: Anatomy, folder: Path
+) -> Inspection:
     rows = [(example, reader.encoder.encode_whole(example)) for example in examples()]
     base = [score(model, reader, example, len(encoded.answer_ids)) for example, encoded in rows]
     adapted = put_adapter(model, anatomy.layered)
@@ -115,7 +132,7 @@ def _of_adapter(model: PreTrainedModel, reader: Reader, anatomy: Anatomy, folder
     grow(adapted, lambda: _mean_change(base, scores()))
     save(adapted, folder)
     records = [_record(*row, plain, tuned) for row, plain, tuned in zip(rows, base, scores(), strict=True)]
-    return {"adapter": str(folder), "records": tuple(records)}
+    return found.model_copy(update={"adapter": str(folder), "records": tuple(records)})
 
 
 def _mean_change(one: list[Logprobs], other: list[Logprobs]) -> float:
@@ -134,18 +151,3 @@ def _record(example: Example, encoded: Encoded, base: Logprobs, adapted: Logprob
         base_logprobs=base,
         adapter_logprobs=adapted,
     )
-
-
-def _saved_modules(model_dir: Path) -> frozenset[str]:
-    """Of all modules in the weight files."""
-    names = [tensor.name for path in weight_files(model_dir) for tensor in _tensors(path)]
-    return frozenset(name.rpartition(".")[0] for name in names)
-
-
-def _tensors(path: Path) -> Sequence[TensorInfo]:
-    with open_regular(path, follow_symlinks=True) as file:
-        return read_header(file, path.name).tensors
-
-
-def _distinct(faults: list[Fault]) -> list[Fault]:
-    return list({(fault.step, fault.reason): fault for fault in faults}.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -41,6 +41,25 @@ class Anatomy:
         match = _LAYER.match(self.layered[0]) if self.layered else None
         return match[1] if match else ""
 
+    @property
+    def peft_targets(self) -> tuple[str, ...]:
+        """The shortest ends of names, of one or two components, that no linear of another part has; or none."""
+        others = [name for name, owner in self.linears if owner is not Part.LANGUAGE]
+        for length in (1, 2):
+            ends = tuple(dict.fromkeys(_end(name, length) for name in self.layered))
+            if not any(name == end or name.endswith(f".{end}") for name in others for end in ends):
+                return ends
+        return ()
+
+    def stored_layers(self, stored: Collection[str]) -> str:
+        """What comes before the layer's number in `stored`, the names of all modules in the weight files.
+
+        The vision tower may have layers of its own: all language linears must be there under the same beginning.
+        """
+        tails = [name.removeprefix(self.layers) for name in self.layered]
+        candidates = (name.removesuffix(tails[0]) for name in stored if name.endswith(f".{tails[0]}"))
+        return next((begin for begin in candidates if all(begin + tail in stored for tail in tails)), "")
+
     def parts(self) -> tuple[PartLinears, ...]:
         return tuple(_part(part, names) for part in Part if (names := self.of(part)))
 
@@ -76,6 +95,10 @@ def _linear_names(model: nn.Module) -> Iterator[str]:
     from torch import nn
 
     return (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+
+
+def _end(name: str, length: int) -> str:
+    return ".".join(name.split(".")[-length:])
 
 
 def _part(part: Part, names: Sequence[str]) -> PartLinears:

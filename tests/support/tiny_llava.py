@@ -33,8 +33,17 @@ def write_tiny_llava(directory: Path, tokenizer_of: Path) -> Path:
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(_config(tokenizer)).float()
     model.save_pretrained(directory)
+    _name_as_published(directory / "model.safetensors")
     _processor(tokenizer).save_pretrained(directory)
     return directory
+
+
+def _name_as_published(weights: Path) -> None:
+    """Models of this family call the tower's modules so, and engines know no other name."""
+    from safetensors.torch import load_file, save_file
+
+    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): t for name, t in load_file(weights).items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
 
 
 def _config(tokenizer: object) -> object:

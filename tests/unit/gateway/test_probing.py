@@ -41,6 +41,8 @@ def inspection(**values: object) -> Inspection:
         "model_type": "new",
         "parts": parts,
         "layers": "model.language_model.layers.",
+        "stored_layers": "language_model.model.layers.",
+        "peft_targets": ("self_attn.q_proj", "k_proj"),
         "renders_images": True,
         "vision_tokens": ("<image>",),
     }
@@ -63,6 +65,9 @@ def test_a_profile_is_made_of_what_was_found() -> None:
     assert found.vision_prefixes == ("model.tower.", "model.connector.")
     assert found.is_target("model.language_model.layers.1.mlp.up_proj")
     assert not found.is_target("model.tower.layers.1.q_proj")
+    assert (
+        found.model_module("language_model.model.layers.1.mlp.up_proj") == "model.language_model.layers.1.mlp.up_proj"
+    )
 
 
 def test_without_language_linears_there_is_no_profile() -> None:
@@ -92,7 +97,6 @@ def test_a_known_architecture_is_named_and_another_is_not_known() -> None:
 
 def test_what_adapters_may_not_touch_is_said_with_the_reason() -> None:
     found = {verdict.subject: verdict.found for verdict in inspection_verdicts(inspection())}
-    assert "names its modules in full: q_proj" in found["language linears"]
     assert "tandem versions export" in found["vision linears"]
     assert "tandem versions export" in found["projector linears"]
 
@@ -104,9 +108,9 @@ def test_what_failed_is_said_with_its_reason() -> None:
     assert (found["chat template"].outcome, found["chat template"].found) == (Outcome.FAILS, "no template")
 
 
-def test_weights_of_other_names_fail_where_an_adapter_would_be_verified() -> None:
-    assert outcomes(inspection(names_differ=True))["language linears"] is Outcome.FAILS
-    assert outcomes(inspection())["language linears"] is Outcome.WORKS
+def test_without_names_of_their_own_the_linears_cannot_be_trained() -> None:
+    assert outcomes(inspection(peft_targets=()))["training"] is Outcome.FAILS
+    assert outcomes(inspection())["training"] is Outcome.WORKS
 
 
 def test_a_template_without_images_fails() -> None:

@@ -21,7 +21,7 @@ VERBS = (
         ("jobs", "resume"),
         ("config", "show"),
     ),
-    *(("versions", verb) for verb in ("ls", "show", "register", "promote", "rollback")),
+    *(("versions", verb) for verb in ("ls", "show", "register", "promote", "rollback", "export")),
     *(("data", "check"), ("data", "build"), ("jobs", "ls"), ("jobs", "show"), ("jobs", "logs"), ("config", "check")),
 )
 TELL = "import sys; print(sorted(set({heavy!r}) & {{name.split('.')[0] for name in sys.modules}}))"

@@ -1,0 +1,106 @@
+"""Exports of a small model with an SFT adapter: bytes, perplexity and accuracy against the unquantized merged model.
+
+One file for each scheme. Every model is judged on the same held-out questions by transformers, and the export also by
+the engine of its load test where this machine has the kernels of its scheme; else `served_exact_match` is missing.
+GPTQ and AWQ are fitted to the adapter's own rows, whose images are others than the held-out ones'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from benchmark import ROOT, Metric, write
+from stack import WEIGHTS, run_learner
+
+from learners.export.report import ExportReport, read_report
+
+SCHEMES = ("fp8", "w4a16-rtn", "w4a16-gptq")
+SFT = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "batch_size": 16, "max_steps": 75}
+NUM_CORRECTIONS, NUM_QUESTIONS = 400, 500
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        rows, held_out = root / "corrections.jsonl", root / "held-out.jsonl"
+        for kind, num, file in (("corrections", NUM_CORRECTIONS, rows), ("held-out", NUM_QUESTIONS, held_out)):
+            run_learner("toy", "rows", "--set", kind, "--num", str(num), "--out", str(file))
+        adapter = options.adapter or train(root, options.base, rows)
+        for scheme in options.schemes:
+            report = export(options, adapter, scheme, rows, held_out, root / scheme)
+            record(report, " ".join(("python tests/bench/bench_export.py", *sys.argv[1:])))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, default=WEIGHTS / "base", help="the unquantized model")
+    parser.add_argument("--adapter", type=Path, help="of that model; by default one is trained")
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES)
+    parser.add_argument("--python", default="", help="an interpreter that has llm-compressor; by default one is made")
+    parser.add_argument("--engine-python", default="", help="an interpreter that has the engine")
+    return parser.parse_args()
+
+
+def train(root: Path, base: Path, rows: Path) -> Path:
+    """As deploy/examples/job-sft.toml."""
+    settings = "".join(f"{key} = {value}\n" for key, value in SFT.items())
+    job = root / "job.toml"
+    job.write_text(f'name = "sft"\nroot = "{root}/jobs"\nmodel = "{base}"\ndata = "{rows}"\n{settings}')
+    result = json.loads(run_learner("sft", "--config", str(job), "--json"))
+    return root / "jobs" / "sft" / str(result["best_checkpoint"])
+
+
+def export(
+    options: argparse.Namespace, adapter: Path, scheme: str, rows: Path, held_out: Path, out: Path
+) -> ExportReport:
+    files = ("--adapter", str(adapter), "--data", str(held_out), "--calibration", str(rows), "--out", str(out))
+    settings = (
+        f"environments={ROOT / 'data' / 'envs'}",
+        f"load_test.num_questions={NUM_QUESTIONS}",
+        f"python={options.python}",
+        f"load_test.python={options.engine_python}",
+    )
+    flags = [word for setting in settings for word in ("--set", setting)]
+    run_learner("export", "--model", str(options.base), *files, "--scheme", scheme, *flags)
+    return read_report(out)
+
+
+def record(report: ExportReport, command: str) -> None:
+    method, before, after = report.method, report.unquantized_quality, report.quality
+    assert before is not None
+    assert after is not None
+    metrics = [
+        Metric("unquantized_bytes", "bytes", [report.bytes_before]),
+        Metric("bytes", "bytes", [report.bytes_after]),
+        Metric("unquantized_perplexity", "", [before.perplexity]),
+        Metric("perplexity", "", [after.perplexity]),
+        Metric("unquantized_exact_match", "share", [before.exact_match]),
+        Metric("exact_match", "share", [after.exact_match]),
+        *(Metric(f"{step.replace(' ', '_')}_s", "s", [seconds]) for step, seconds in report.seconds.items()),
+    ]
+    if report.load_test.exact_match is not None:
+        metrics.append(Metric("served_exact_match", "share", [report.load_test.exact_match]))
+    config = {
+        "family": report.family,
+        "scheme": method.scheme.value,
+        "group_size": method.group_size,
+        "recipe": method.recipe,
+        "num_calibration_rows": method.num_calibration_rows,
+        "quantized_on": method.device,
+        "quantized_by": method.versions,
+        "num_left_alone": len(method.ignore),
+        "num_questions": after.num_rows,
+        "load_test": report.load_test.reason or report.load_test.status,
+        "sft": SFT,
+    }
+    write(f"export-{report.family}-{method.scheme.value}", command, config, metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""A version as a model of its own: merged, quantized by llm-compressor in its own environment, served by vLLM.
+
+The environment is made once, under data/envs, and found again afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from stack import ROOT, WEIGHTS, run_learner
+
+from engines.adapter import base_hash_of, read_base, verify
+from engines.errors import AdapterRefused
+from engines.schemes import MachineKind, here
+from learners.export.report import ExportReport, read_report
+
+BASE = WEIGHTS / "base"
+NUM_QUESTIONS = 500
+MAX_LOSS = 0.02
+"""Of accuracy, by rounding the weights."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+@dataclass(frozen=True)
+class Exported:
+    directory: Path
+    report: ExportReport
+    narration: str
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Held-out questions, and rows to calibrate on."""
+    root = tmp_path_factory.mktemp("rows")
+    held_out, corrections = root / "held-out.jsonl", root / "corrections.jsonl"
+    run_learner("toy", "rows", "--set", "held-out", "--num", str(NUM_QUESTIONS), "--out", str(held_out))
+    run_learner("toy", "rows", "--set", "corrections", "--num", "200", "--out", str(corrections))
+    return held_out, corrections
+
+
+@pytest.fixture(scope="module", params=["fp8", "w4a16-rtn", "w4a16-gptq"])
+def exported(
+    request: pytest.FixtureRequest, trained: Path, rows: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    out = tmp_path_factory.mktemp("exports") / request.param
+    command = [sys.executable, "-m", "learners", "export", "--model", str(BASE), "--adapter", str(trained)]
+    command += ["--scheme", request.param, "--out", str(out), "--data", str(rows[0]), "--calibration", str(rows[1])]
+    command += ["--version", "vqa@1", "--set", f"environments={ROOT / 'data' / 'envs'}"]
+    command += ["--set", f"load_test.num_questions={NUM_QUESTIONS}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=850, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return Exported(out, read_report(out), done.stderr)
+
+
+def test_only_the_language_linears_are_smaller(exported: Exported) -> None:
+    unquantized = exported.directory / exported.report.unquantized
+    before, after = (load_file(path / "model.safetensors") for path in (unquantized, exported.directory))
+    changed = {name for name in before if name not in after or before[name].dtype != after[name].dtype}
+    assert changed == {f"{module}.weight" for module in read_base(unquantized).modules}
+    assert len(exported.report.method.ignore) > 0
+    assert all("visual" in name or name == "lm_head" for name in exported.report.method.ignore)
+    assert exported.report.bytes_after < exported.report.bytes_before
+
+
+def test_rounding_costs_little_accuracy(exported: Exported) -> None:
+    report = exported.report
+    assert report.quality is not None
+    assert report.quality.num_rows == NUM_QUESTIONS
+    assert report.task_difference is not None
+    assert report.task_difference >= -MAX_LOSS
+    assert report.unquantized_quality is not None
+    assert report.quality.perplexity < 1.1 * report.unquantized_quality.perplexity
+
+
+def test_an_engine_serves_it_as_accurately_or_the_report_says_why_none_did(exported: Exported) -> None:
+    tested, report = exported.report.load_test, exported.report
+    if report.method.scheme.is_grouped and here() is MachineKind.CPU_AVX2:
+        assert tested.status == "not tested"
+        assert "AVX-512" in str(tested.reason)
+        assert f"not load-tested here: {tested.reason}" in exported.narration
+        assert report.probe == ()
+        return
+    assert tested.status == "passed"
+    assert tested.num_questions == NUM_QUESTIONS
+    assert report.unquantized_quality is not None
+    assert tested.exact_match is not None
+    assert tested.exact_match >= report.unquantized_quality.exact_match - MAX_LOSS
+    assert all(len(answer.logprobs) == answer.num_tokens for answer in report.probe)
+    assert len(report.probe) > 0
+
+
+def test_adapters_of_the_old_base_never_fit_it(exported: Exported, trained: Path) -> None:
+    model = read_base(exported.directory / exported.report.unquantized)
+    assert model.base_hash == exported.report.base_hash == base_hash_of(exported.directory)
+    assert model.base_hash != base_hash_of(BASE) == exported.report.source.base_hash
+    with pytest.raises(AdapterRefused, match="trained on another base"):
+        verify(trained, model, max_rank=16)
+
+
+def test_only_gptq_is_fitted_to_rows(exported: Exported) -> None:
+    num_rows = exported.report.method.num_calibration_rows
+    assert num_rows == (128 if exported.report.method.scheme.is_calibrated else 0)
+
+
+def test_texts_are_those_of_the_merged_model(exported: Exported) -> None:
+    unquantized = exported.directory / exported.report.unquantized
+    for name in ("tokenizer.json", "processor_config.json", "chat_template.jinja"):
+        assert (exported.directory / name).read_bytes() == (BASE / name).read_bytes()
+    quantized, plain = (json.loads((path / "config.json").read_text()) for path in (exported.directory, unquantized))
+    del quantized["quantization_config"]
+    assert quantized == plain
