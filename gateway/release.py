@@ -104,7 +104,10 @@ class Releaser:
         if engine not in self._config.engines:
             raise NotFound(f"No engine '{engine[:80]}'; GET /v1/engines lists those there are.", param="engine")
         if self._config.engines[engine].kind == "remote":
-            raise BadRequest(f"engine '{engine}' is a remote server; its weights are its operator's", param="engine")
+            raise BadRequest(
+                f"engine '{engine}' is a server elsewhere, which Tandem neither starts nor ends: serve the model there",
+                param="engine",
+            )
         profile = read_base(path).profile
         wanted = self._config.engines[engine].family
         if wanted not in ("auto", profile.name):

@@ -29,6 +29,7 @@ from engines.types import (
 )
 
 HEALTH_TIMEOUT_S = 5.0
+_NOT_OURS = "engine {name} is a remote server: its weights are its operator's to change; serve the new model there"
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +85,13 @@ class RemoteEngine:
         raise Refused(f"engine {self.name} is a remote server and scores no given answers; no version is probed there")
 
     async def pause(self) -> None:
-        raise Refused(self._not_ours())
+        raise Refused(_NOT_OURS.format(name=self.name))
 
     async def swap_weights(self, model: Path, base: VersionName) -> None:
-        raise Refused(self._not_ours())
+        raise Refused(_NOT_OURS.format(name=self.name))
 
     async def resume(self) -> None:
-        raise Refused(self._not_ours())
+        """Nothing: it is never paused."""
 
     async def health(self) -> EngineHealth:
         if self._client is None or self._endpoint is None:
@@ -106,9 +107,6 @@ class RemoteEngine:
     async def stats(self) -> EngineStats | None:
         """None: a server's own metrics are not ours to know."""
         return None
-
-    def _not_ours(self) -> str:
-        return f"engine {self.name} is a remote server; its weights are its operator's"
 
     async def _examine(self, client: RemoteClient) -> Endpoint:
         try:
