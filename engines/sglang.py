@@ -36,18 +36,13 @@ class SglangEngine(ServedEngine):
 
     async def launch(self, port: int) -> Launch:
         check_model(self.name, self.config.model)
-        family = served_family(self.name, self.config)
+        family = family_of(self.name, self.config)
+        check_scheme(self.name, self.config, gpu_kind())
         python = self.config.python or sys.executable
         env = environment(self.name, self.config, family)
         await check_interpreter(python, env)
         command = (python, "-m", "tandem_sglang_plugin", *arguments(self.name, self.config, port, family))
         return Launch(command, env)
-
-
-def served_family(name: str, config: EngineConfig) -> FamilyProfile:
-    """The model's family; raises `ConfigError` for one, or a number format, that SGLang does not serve here."""
-    check_scheme(name, config, gpu_kind())
-    return family_of(name, config)
 
 
 async def check_interpreter(python: str, env: dict[str, str]) -> None:

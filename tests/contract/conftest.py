@@ -7,6 +7,7 @@ the others are slow; on a GPU `pytest -m gpu` takes those of SGLang, and `-k vll
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,9 @@ TINY_TEXT = {
     "num_key_value_heads": 1,
     "num_hidden_layers": 2,
 }
+
+ON_GPU = {"gpu-memory-utilization": 0.2, "kv-cache-memory-bytes": 2 << 30}
+"""So that several can be tested side by side on one card."""
 
 
 @pytest.fixture(scope="session", params=SUBJECTS)
@@ -70,7 +74,7 @@ def settings(kind: str) -> dict[str, Any]:
     if kind == "fake":
         return {"args": {"tokens-per-s": 300}}
     if kind == "vllm":
-        return {}
+        return {"args": ON_GPU} if shutil.which("nvidia-smi") else {}
     return {
         "args": sglang_machine.arguments(),
         "env": sglang_machine.environment(sglang_machine.site()),

@@ -28,8 +28,9 @@ from sglang_tape import begin_recording  # noqa: E402
 
 from engines.config import EngineConfig  # noqa: E402
 from engines.errors import EngineDown  # noqa: E402
+from engines.model import family_of  # noqa: E402
 from engines.process import ServerProcess, free_port  # noqa: E402
-from engines.sglang import arguments, environment, served_family  # noqa: E402
+from engines.sglang import arguments, environment  # noqa: E402
 
 START_TIMEOUT_S = 170.0
 FIRST_ANSWER_TIMEOUT_S = 80.0
@@ -52,7 +53,7 @@ def config_of(args: dict[str, Any]) -> EngineConfig:
 async def start(args: dict[str, Any], log: Path) -> tuple[ServerProcess, str]:
     """The server and its address, once it says that it is well. Raises `EngineDown`."""
     config, port = config_of(args), free_port()
-    family = served_family("small", config)
+    family = family_of("small", config)
     command = (sys.executable, "-m", "sglang.launch_server", *arguments("small", config, port, family))
     process = ServerProcess(command, {**os.environ, **environment("small", config, family)}, log, name="sglang")
     process.start()

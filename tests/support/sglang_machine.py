@@ -15,6 +15,7 @@ KERNELS: dict[str, Any] = {
     "attention-backend": "triton",
     "mm-attention-backend": "triton_attn",
     "sampling-backend": "pytorch",
+    "mem-fraction-static": 0.3,
     "cuda-graph-backend-decode": "disabled",
     "cuda-graph-backend-prefill": "disabled",
 }

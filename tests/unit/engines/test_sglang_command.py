@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from toys import TOYS
 
 from engines.config import EngineConfig
 from engines.errors import ConfigError, EngineDown
 from engines.profiles import PROFILES
-from engines.sglang import PLUGIN_DIR, SglangEngine, arguments, check_interpreter, environment, served_family
+from engines.sglang import PLUGIN_DIR, SglangEngine, arguments, check_interpreter, environment
 
 FAMILY = PROFILES["qwen3_vl"]
 
@@ -100,9 +101,10 @@ def test_shards_are_asked_for_only_where_there_are_several() -> None:
     assert "--tp-size" not in words()
 
 
-def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"sglang cannot serve internvl .* its LoRA layers do not fit"):
-        served_family("small", EngineConfig(model="m", kind="sglang", family="internvl"))
+async def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused(tmp_path: Path) -> None:
+    engine = SglangEngine("small", EngineConfig(model=str(TOYS["internvl"].base), kind="sglang"), tmp_path)
+    with pytest.raises(ConfigError, match=r"engines\.small\.model: sglang cannot serve internvl"):
+        await engine.launch(1)
 
 
 def test_the_python_path_is_the_sections_or_else_ours(monkeypatch: pytest.MonkeyPatch) -> None:
