@@ -42,7 +42,7 @@ _USERS_TTL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """What an actor says of its engine: health, load (None unless ready), adapters held, leases, copies.
+    """What an actor says of its engine: health, load (None unless ready and known), adapters held, leases, copies.
 
     `num_slots` is how many adapters fit, `num_rollout_slots` how many of them only jobs may use; `copies_root` is where
     the replica keeps its own copies of their files. `users` is what the gateway last said that users see, None if it
@@ -63,11 +63,15 @@ class ReplicaStatus:
 class EngineActor:
     """Hosts one engine. Every method is a remote call with the caller's deadline; errors are `TandemError`s."""
 
-    def __init__(self, engine_name: str, config: EngineConfig, log_dir: Path, copies_dir: Path) -> None:
+    def __init__(
+        self, engine_name: str, config: EngineConfig, log_dir: Path, copies_dir: Path, api_key: str = ""
+    ) -> None:
+        """`api_key` is a remote server's: our environment is that of Ray's daemon, which need not have it."""
         self._engine_name = engine_name
         self._config = config
         self._log_dir = log_dir
-        self._engine = build_engine(engine_name, config, log_dir)
+        self._api_key = api_key
+        self._engine = build_engine(engine_name, config, log_dir, api_key)
         self._ledger = AdapterLedger(config.max_loras, config.reserved_for_rollout)
         self._copies = AdapterCopies(copies_dir)
         self._base_probes: dict[tuple[ProbePrompt, ...], tuple[ProbeScore, ...]] = {}
@@ -185,7 +189,7 @@ class EngineActor:
             stats=None,
             adapters=(),
             leases=(),
-            num_slots=self._config.max_loras,
+            num_slots=self._config.num_slots,
             copies_root=self._copies.root,
             num_rollout_slots=self._config.reserved_for_rollout,
             users=self._fresh_users(),
@@ -213,7 +217,7 @@ class EngineActor:
     async def _start_anew(self) -> Endpoint:
         await self._engine.stop()
         self._forget_all()
-        self._engine = build_engine(self._engine_name, self._config, self._log_dir)
+        self._engine = build_engine(self._engine_name, self._config, self._log_dir, self._api_key)
         return await self._engine.start()
 
     async def _release(self, owner: str, versions: Iterable[VersionName]) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engines import sglang_args, vllm_args
+from engines.remote_settings import check_remote
 
 ARGUMENTS = MappingProxyType({"vllm": vllm_args, "sglang": sglang_args})
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -24,12 +25,16 @@ class EngineConfig(Section):
     """One base model and the back end that serves it."""
 
     model: str
-    """A directory, or a hub id."""
+    """A directory, or a hub id; of a remote server, the name that it knows the model by."""
     family: Literal["qwen3_vl", "internvl", "auto"] = "auto"
     """The model family: what the model's config.json must say; `auto` takes what it says. The fake
     back end does not look."""
-    kind: Literal["vllm", "sglang", "fake"] = "vllm"
-    """The back end."""
+    kind: Literal["vllm", "sglang", "remote", "fake"] = "vllm"
+    """The back end. `remote`: a server that runs already, at `url`."""
+    url: str = ""
+    """Of a remote server: its base URL as OpenAI's clients take it, `http://host:port/v1`."""
+    api_key_env: str = ""
+    """Of a remote server: the environment variable that holds its API key; empty: it asks for none."""
     replicas: int = Field(1, ge=1, le=64)
     """How many engines of this kind run, each in a Ray actor of its own."""
     tensor_parallel: int = Field(1, ge=1, le=8)
@@ -68,6 +73,21 @@ class EngineConfig(Section):
         if (owner := ARGUMENTS.get(info.data.get("kind", ""))) is not None:
             owner.check_args(args)
         return args
+
+    @model_validator(mode="after")
+    def _check_remote(self) -> EngineConfig:
+        check_remote(self.kind, self.url, self._changed())
+        return self
+
+    def _changed(self) -> frozenset[str]:
+        """Keys that are not at their default: a configuration that was written out whole has all of them."""
+        fields = type(self).model_fields
+        return frozenset(n for n, f in fields.items() if getattr(self, n) != f.get_default(call_default_factory=True))
+
+    @property
+    def num_slots(self) -> int:
+        """How many adapters a replica holds."""
+        return 0 if self.kind == "remote" else self.max_loras
 
     def model_path(self) -> Path:
         return Path(self.model)

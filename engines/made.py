@@ -13,6 +13,7 @@ from engines.config import EngineConfig
 from engines.errors import DeadlineExceeded
 from engines.placement import place
 from engines.remote_call import ActorReplica
+from engines.remote_key import api_key_of
 from engines.types import Endpoint
 
 START_MARGIN_S = 30.0
@@ -25,12 +26,13 @@ class MadeReplica(ActorReplica):
     is_detached = True
 
     def __init__(self, name: str, config: EngineConfig, actor_name: str, log_dir: Path, copies_dir: Path) -> None:
-        """`name` is `engine/N`."""
+        """`name` is `engine/N`. Raises `ConfigError` if a remote server's key is not in our environment."""
         super().__init__(name, name.rpartition("/")[0])
         self._config = config
         self._actor_name = actor_name
         self._log_dir = log_dir
         self._copies_dir = copies_dir
+        self._api_key = api_key_of(self.engine, config)
         # A thread of its own: waiting for room on the cluster must not use up those that others need.
         self._making = ThreadPoolExecutor(1, thread_name_prefix=f"make {self.name}")
 
@@ -61,4 +63,4 @@ class MadeReplica(ActorReplica):
             get_if_exists=True,
             max_concurrency=64,
             **place(self._actor_name, self._config, is_detached=self.is_detached).options(),
-        ).remote(self.engine, self._config, self._log_dir, self._copies_dir)
+        ).remote(self.engine, self._config, self._log_dir, self._copies_dir, self._api_key)

@@ -45,5 +45,5 @@ class Engine(Protocol):
     async def health(self) -> EngineHealth:
         """Cheap: asks the process and its HTTP, never the model."""
 
-    async def stats(self) -> EngineStats:
-        """Load now, from the engine's own metrics."""
+    async def stats(self) -> EngineStats | None:
+        """Load now, from the engine's own metrics; None if it does not say."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from engines.capabilities import ALL, Capabilities
 from engines.errors import BadRequest
 
 MAX_PROBE_PROMPTS = 64
@@ -53,10 +54,24 @@ class VersionName:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an engine's HTTP answers, and the token that it asks for. Never shown to a client."""
+    """Where an engine's HTTP answers, and the token that it asks for. Never shown to a client.
+
+    `url` is what `/v1/...` is appended to. `model` is the one name that a server elsewhere answers to; an engine of
+    ours (empty) answers to the names of versions. `token` may be empty there.
+    """
 
     url: str
     token: str
+    model: str = ""
+    capabilities: Capabilities = ALL
+
+    @property
+    def is_remote(self) -> bool:
+        return bool(self.model)
+
+    def model_of(self, version: VersionName) -> str:
+        """What the server calls `version`."""
+        return self.model or str(version)
 
     def __repr__(self) -> str:
         return f"Endpoint(url={self.url!r}, token=...)"

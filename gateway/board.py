@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engines.actor import ReplicaStatus
+from engines.capabilities import ALL, Capabilities
 from engines.types import EngineHealth, EngineState, VersionName
 from gateway.route import RouteTable
 
@@ -48,6 +49,7 @@ class ReplicaView:
     `in_service`: routed and ready. `versions`: the adapters that requests may count on there, or, while it is not in
     service, those that it last said it holds. `in_flight`: requests that the gateway has on it. `ttft_ms_*`: of its
     last answers, at most 512. `ejected_for_s`: how long no request goes there after failures; 0: not ejected.
+    `capabilities`: what its server can't do, of a remote one by its last probe.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ReplicaView:
     ejected_for_s: float
     slots: SlotUse
     seen_s_ago: float | None
+    capabilities: Capabilities = ALL
 
 
 @dataclass(slots=True)
@@ -143,6 +146,7 @@ class ReplicaBoard:
             ejected_for_s=routes.ejected_for_s(name, now_s),
             slots=_slots(status),
             seen_s_ago=None if entry.seen_s is None else max(0.0, now_s - entry.seen_s),
+            capabilities=route.endpoint.capabilities if route is not None else ALL,
         )
 
 

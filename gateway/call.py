@@ -32,7 +32,8 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Call:
-    """What is known of one call so far. `waiting`: for engines; `chunks`: what was sent."""
+    """What is known of one call so far. `given_id`: what a remote server called its answer, if that is kept;
+    `waiting`: for engines; `chunks`: what was sent."""
 
     id: str = field(default_factory=lambda: str(uuid_utils.uuid7()))
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -44,12 +45,13 @@ class Call:
     complete: bool = False
     stream: bool = False
     ttft_s: float = 0.0
+    given_id: str = ""
     waiting: Stopwatch = field(default_factory=Stopwatch)
     chunks: list[bytes] = field(default_factory=list)
 
     @property
     def completion_id(self) -> str:
-        return f"chatcmpl-{self.id}"
+        return self.given_id or f"chatcmpl-{self.id}"
 
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.start_s

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx2 as httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engines.capabilities import Ability, Capabilities
 from engines.errors import (
     BadMediaType,
     BadRequest,
@@ -100,7 +101,10 @@ class Slots(Answer):
 
 
 class Replica(Answer):
-    """One engine replica now; what its actor alone knows is None while that does not answer."""
+    """One engine replica now; what its actor alone knows is None while that does not answer.
+
+    `missing` is what its server can't do, `unknown` what it perhaps can't.
+    """
 
     id: str
     engine: str
@@ -117,6 +121,12 @@ class Replica(Answer):
     ejected_for_s: float
     slots: Slots
     seen_s_ago: float | None
+    missing: list[Ability] = Field(default_factory=list)
+    unknown: list[Ability] = Field(default_factory=list)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(frozenset(self.missing), frozenset(self.unknown))
 
 
 class FeedbackReceipt(Answer):

@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from engines.adapter.copies import copies_root
 from engines.errors import Unavailable
 from engines.placement import unplace, unplace_all
+from engines.remote_key import api_key_of
 from engines.replica import NAMESPACE, RayReplica, prefix_of
 from gateway import ray_daemon
 from gateway.board import ReplicaBoard
@@ -72,6 +73,8 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
 
 
 def _open_replicas(config: TandemConfig) -> list[RayReplica]:
+    for name, engine in config.engines.items():
+        api_key_of(name, engine)  # a key that lacks is said before Ray is started
     connect(config)
     return [
         RayReplica(installation_of(config), name, number, engine, config.log_root)

@@ -214,6 +214,8 @@ class TandemConfig(Section):
     @model_validator(mode="after")
     def _check_engines(self) -> TandemConfig:
         for name, engine in self.engines.items():
+            if engine.kind == "remote":
+                continue
             # A fake engine takes any model.
             if engine.kind != "fake" and not Path(engine.model).is_dir():
                 raise ValueError(f"engines.{name}.model: {explain_missing(engine.model)}")
@@ -326,6 +328,8 @@ def _absolute(url: str, scheme: str) -> str:
 
 
 def _resolve_engine(engine: EngineConfig) -> EngineConfig:
+    if engine.kind == "remote":
+        return engine  # its model is a name, not a place
     path = Path(engine.model).expanduser()
     found = path if path.exists() or engine.kind == "fake" else find_snapshot(engine.model)
     return engine.model_copy(update={"model": str(found.absolute())}) if found and found.exists() else engine

@@ -192,9 +192,10 @@ class Watch:
 async def _listens(endpoint: Endpoint) -> bool:
     """False only where a connection is refused: what is slow may answer users all the same."""
     url = urlsplit(endpoint.url)
+    port = url.port or (443 if url.scheme == "https" else 80)
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(url.hostname, url.port)
+            _, writer = await asyncio.open_connection(url.hostname, port)
     except TimeoutError:
         return True
     except OSError:

@@ -61,6 +61,8 @@ class Publisher:
             clock = StepClock(self._metrics)
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             _check_target(row, version)
+            if not version.is_base:
+                self._registry.check_takes_adapters(row.engine)
             async with self._membership.changing:
                 fleet = self._membership.fleet(row.engine)
                 try:

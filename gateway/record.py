@@ -67,6 +67,15 @@ class Recorder:
         """From now on feedback on the completion waits for its row."""
         self._pending[completion_id] = Future()
 
+    def rename(self, completion_id: str, given_id: str) -> bool:
+        """The completion's row will be `given_id`'s. False, and nothing changes, if another one is on its way there."""
+        if given_id in self._pending:
+            return False
+        future = self._pending.pop(completion_id, None)
+        if future is not None:
+            self._pending[given_id] = future
+        return True
+
     def discard(self, completion_id: str) -> None:
         """There will be no row."""
         future = self._pending.pop(completion_id, None)
@@ -161,7 +170,7 @@ class Recorder:
 
 def _interaction(exchange: Exchange) -> Interaction:
     transcript = read_transcript(exchange.body, stream=exchange.stream)
-    if transcript.id not in (None, exchange.id):
+    if transcript.id not in (None, exchange.id) and not exchange.target.replica.endpoint.is_remote:
         _log.warning("an engine answered %s under the id %s", exchange.id, transcript.id)
     return Interaction(
         id=exchange.id,

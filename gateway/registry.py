@@ -10,6 +10,7 @@ from pathlib import Path
 from engines.adapter import BaseModel, VerifiedAdapter, install, read_base, verify
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused
+from engines.remote_settings import why_no_adapters
 from engines.types import VersionName
 from gateway.store import Store
 from gateway.types import AliasRow, VersionRow, VersionState
@@ -26,9 +27,15 @@ class Registry:
     def base_of(self, engine: str) -> BaseModel:
         return read_base(self.engines[engine].model_path())
 
+    def check_takes_adapters(self, engine: str) -> None:
+        """Raises `AdapterRefused` for one that holds none."""
+        if not self.engines[engine].num_slots:
+            raise AdapterRefused(why_no_adapters(engine))
+
     def register(self, alias: str, directory: Path) -> VersionRow:
         """Verifies `directory`, copies it, adds the row. Raises `AdapterRefused` and changes nothing."""
         row = self.store.aliases.get(alias)
+        self.check_takes_adapters(row.engine)
         verified = self._verify(directory, row.engine)
         name = VersionName(alias, self.store.versions.next_number(alias))
         path = install(verified, self.root / str(name))

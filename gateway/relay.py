@@ -18,11 +18,13 @@ from engines.errors import DeadlineExceeded, Internal, TandemError, Unavailable
 from gateway.asking import Asker, Question, Reply
 from gateway.body import ClientGone, read_body
 from gateway.call import Call
+from gateway.capable import check_needs
 from gateway.errors import DEFECT_MESSAGE, log_error, send_error, send_method_not_allowed, sse_event
 from gateway.record import Exchange
 from gateway.route import Hold, Target
 from gateway.schemas import ChatRequest, parse_chat
 from gateway.services import Services
+from gateway.transcript import is_key, read_transcript
 from gateway.upstream import EngineFailed
 
 _log = logging.getLogger(__name__)
@@ -71,11 +73,13 @@ class Relay:
         call.stream = request.stream
         target = self._services.routes.resolve(request.model)
         call.model, call.version = target.alias, str(target.version)
+        check_needs(request, target)
         with self._services.routes.hold(target) as hold:
             await _until_hang_up(call, self._relay(call, request, hold, send), receive)
 
     async def _relay(self, call: Call, request: ChatRequest, hold: Hold, send: Send) -> None:
-        question = Question(call.id, request.for_engine(call.version), request.stream, call.waiting)
+        body = request.for_engine(hold.target.replica.endpoint.model_of(hold.target.version))
+        question = Question(call.id, body, request.stream, call.waiting)
         recorder = self._services.recorder
         if request.store:
             recorder.begin(call.completion_id)
@@ -108,6 +112,8 @@ class Relay:
         call.ttft_s = call.elapsed_s()
         name, users = reply.target.replica.name, self._services.users
         users.note_answer(name, reply.ttft_s if call.stream else None)
+        if reply.target.replica.endpoint.is_remote:
+            self._keep_id(call, reply)
         await self._start(call, reply, send)
         chunk = reply.first
         while call.stream and chunk:
@@ -122,6 +128,12 @@ class Relay:
         call.complete = True
         await send({"type": "http.response.body", "body": chunk})
 
+    def _keep_id(self, call: Call, reply: Reply) -> None:
+        """A remote server's own id is what feedback will name, where it can be told from all others."""
+        given_id = read_transcript(reply.first, stream=call.stream).id or ""
+        if is_key(given_id) and self._services.recorder.rename(call.completion_id, given_id):
+            call.given_id = given_id
+
     async def _start(self, call: Call, reply: Reply, send: Send) -> None:
         headers = [
             (b"content-type", reply.content_type.encode("latin-1")),
@@ -129,6 +141,8 @@ class Relay:
             (b"x-tandem-version", call.version.encode()),
             (b"x-tandem-replica", reply.target.replica.name.encode()),
         ]
+        if reply.target.replica.endpoint.is_remote:
+            headers += [(b"x-tandem-completion", call.completion_id.encode())]
         if call.stream:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
+from engines.capabilities import Ability
 from engines.errors import BadRequest, UnsupportedField
 from gateway.config import GatewayConfig
 from gateway.errors import plain_message
@@ -67,6 +68,7 @@ class ChatFields(BaseModel):
     store: StrictBool | None = None
     user: Annotated[StrictStr, Field(max_length=512)] | None = None
     tools: Annotated[list[Any], Field(max_length=128)] | None = None
+    return_token_ids: Any = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> ChatFields:
@@ -78,7 +80,7 @@ class ChatFields(BaseModel):
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked request. `fields` is the engine's JSON object without `model`; `recorded` is the client's, with hashes
-    for images."""
+    for images; `checked` are the values of the fields that the gateway checks."""
 
     model: str
     stream: bool
@@ -86,9 +88,23 @@ class ChatRequest:
     fields: bytes
     recorded: bytes
     images: tuple[CheckedImage, ...]
+    checked: ChatFields
+
+    def needs(self) -> frozenset[Ability]:
+        """What the request asks of a server beyond plain text."""
+        asked = {
+            Ability.IMAGES: self.images,
+            Ability.STREAMING: self.checked.stream,
+            Ability.LOGPROBS: self.checked.logprobs and not self.checked.top_logprobs,
+            Ability.TOP_LOGPROBS: self.checked.top_logprobs,
+            Ability.N: (self.checked.n or 1) > 1,
+            Ability.SEED: self.checked.seed is not None,
+            Ability.TOKEN_IDS: self.checked.return_token_ids,
+        }
+        return frozenset(ability for ability, is_asked in asked.items() if is_asked)
 
     def for_engine(self, model: str) -> bytes:
-        """The body that the engine gets: the same, under the version's name."""
+        """The body that the engine gets: the same, under the name that it knows the version by."""
         return b'{"model":' + json.dumps(model).encode() + b"," + self.fields[1:]
 
 
@@ -112,6 +128,7 @@ def parse_chat(body: bytes, config: GatewayConfig) -> ChatRequest:
         ),
         recorded=to_json(recorded),
         images=messages.images,
+        checked=fields,
     )
 
 

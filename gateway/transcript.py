@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 _DATA = b"data:"
 _DONE = b"[DONE]"
+# As long as a random number of 64 bits; no longer than its column.
+_KEY = re.compile(r"[A-Za-z0-9._:-]{16,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ def read_transcript(body: bytes, *, stream: bool) -> Transcript:
     counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     reason = None if finish_reason is None else _storable(finish_reason)
     return Transcript(identity, _storable("".join(text)), reason, *counts)
+
+
+def is_key(given_id: str) -> bool:
+    """Whether a server's own id can stand for one answer among all: not a mere count, which begins anew with it."""
+    return _KEY.fullmatch(given_id) is not None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -116,12 +116,14 @@ class Upstream:
 
     async def _post(self, endpoint: Endpoint, body: bytes, request_id: str) -> aiohttp.ClientResponse:
         headers = {
-            "Authorization": f"Bearer {endpoint.token}",
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             "X-Request-Id": request_id,
         }
-        asking = partial(self._open().post, endpoint.url + _PATH, data=body, headers=headers)
+        if endpoint.token:
+            headers["Authorization"] = f"Bearer {endpoint.token}"
+        # A redirect would carry the request to where nobody configured it to go.
+        asking = partial(self._open().post, endpoint.url + _PATH, data=body, headers=headers, allow_redirects=False)
         connection = _Connection()
         try:
             try:
@@ -193,7 +195,7 @@ def _refusal(status: int, content: bytes) -> TandemError | EngineFailed:
     if status == 404:
         lacking = Unavailable("The engine does not hold this version now; retry in a moment.", param="model")
         return EngineFailed(Failure.NOT_HELD, lacking)
-    if status == 503:
+    if status in (429, 503):
         busy = Unavailable("The engine takes no requests now; retry in a moment.")
         return EngineFailed(Failure.ENGINE_ERROR, busy)
     kind = _KEPT.get(status)

@@ -80,6 +80,12 @@ class RolloutConfig(Section):
             raise ValueError("give either engine (a guest on a serving engine) or own (engines of the job's own)")
         return self
 
+    @model_validator(mode="after")
+    def _own_is_ours(self) -> RolloutConfig:
+        if self.own is not None and not self.own.num_slots:
+            raise ValueError("own.kind: a remote server takes no adapters, so that nothing is learned from its samples")
+        return self
+
     @property
     def is_guest(self) -> bool:
         return bool(self.engine)

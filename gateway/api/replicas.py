@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from engines.capabilities import in_order
 from gateway.api.access import Access
 from gateway.board import ReplicaView, SlotUse
 
@@ -14,7 +15,10 @@ router = APIRouter(prefix="/v1/replicas", tags=["replicas"])
 
 @router.get("")
 async def list_replicas(services: Access) -> dict[str, Any]:
-    """State, versions, load, queue and latency of each. Never its address, which only the gateway may call."""
+    """State, versions, load, queue and latency of each, and what its server can't do (`missing`; `unknown`: perhaps).
+
+    Never its address, which only the gateway may call.
+    """
     views = services.board.views(services.routes)
     return {"object": "list", "data": [_document(view) for view in views], "has_more": False}
 
@@ -37,6 +41,8 @@ def _document(view: ReplicaView) -> dict[str, Any]:
         "ejected_for_s": view.ejected_for_s,
         "slots": _slots(view.slots),
         "seen_s_ago": view.seen_s_ago,
+        "missing": list(in_order(view.capabilities.missing)),
+        "unknown": list(in_order(view.capabilities.unknown)),
     }
 
 

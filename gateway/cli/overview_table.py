@@ -66,7 +66,7 @@ def _replica_row(replica: Replica) -> tuple[str, ...]:
 
 
 def _versions(replica: Replica) -> str:
-    """What serves, then a line for each job that is a guest there."""
+    """What serves, a line for each job that is a guest there, and what the server can't do."""
     guests: dict[str, list[str]] = {}
     for holder in replica.slots.holders:
         if holder.owner != _SERVING:
@@ -75,7 +75,8 @@ def _versions(replica: Replica) -> str:
     own = {holder.version for holder in replica.slots.holders if holder.owner == _SERVING}
     serving = [version for version in replica.versions if version in own or version not in of_jobs]
     lines = [f"job {owner}: {', '.join(versions)}" for owner, versions in sorted(guests.items())]
-    return "\n".join([", ".join(serving) or "-", *lines])
+    words = replica.capabilities.words()
+    return "\n".join([", ".join(serving) or "-", *lines, *([words] if words else [])])
 
 
 def _state(replica: Replica) -> str:

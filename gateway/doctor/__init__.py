@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gateway.doctor.accelerators import check_accelerators, check_memory
 from gateway.doctor.cluster import check_ray
 from gateway.doctor.context import Context, survey
+from gateway.doctor.elsewhere import check_remote_servers
 from gateway.doctor.finding import Checked, Finding, Level, fail
 from gateway.doctor.folders import (
     check_data_directory,
@@ -37,6 +38,7 @@ CHECKS: tuple[Check, ...] = (
     check_engine_packages,
     check_models,
     check_schemes,
+    check_remote_servers,
     check_accelerators,
     check_memory,
     check_shared_memory,

@@ -16,7 +16,8 @@ from gateway.doctor.models import weights_bytes
 
 _SMI_TIMEOUT_S = 10.0
 _SMI = ("--query-gpu=name,memory.total", "--format=csv,noheader")
-_FAKE_BYTES = GIB // 8
+_ENGINE_BYTES = {"fake": GIB // 8, "remote": 0}
+"""Of kinds without weights here."""
 _CPU_PROCESS_BYTES = GIB
 _GPU_PROCESS_BYTES = 3 * GIB
 _TIGHT = 0.5
@@ -47,7 +48,7 @@ def check_accelerators(context: Context) -> Finding:
     """GPUs against replicas times tensor_parallel; for a CPU build, cores and what slows it."""
     engines = context.engines("vllm")
     if not engines:
-        return ok("fake engines need none")
+        return ok("fake engines and remote servers need none")
     findings = []
     on_gpu = {name: engine for name, engine in engines.items() if not _is_on_cpu(name, context)}
     if on_gpu:
@@ -106,7 +107,7 @@ def _check_cpu(engines: dict[str, EngineConfig], context: Context) -> Finding:
 
 
 def _is_on_cpu(name: str, context: Context) -> bool:
-    build = context.builds[name]
+    build = context.builds.get(name)  # of vLLM only: SGLang runs on GPUs
     return isinstance(build, Build) and build.is_cpu
 
 
@@ -122,8 +123,8 @@ def _waiting(name: str, context: Context) -> int:
 
 def _replica_bytes(name: str, context: Context) -> int:
     engine = context.config.engines[name]
-    if engine.kind == "fake":
-        return _FAKE_BYTES
+    if engine.kind in _ENGINE_BYTES:
+        return _ENGINE_BYTES[engine.kind]
     weights = weights_bytes(engine.model_path())
     if not _is_on_cpu(name, context):
         return weights + _GPU_PROCESS_BYTES

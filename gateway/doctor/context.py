@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.capabilities import Capabilities
 from engines.config import EngineConfig
 from engines.errors import DeadlineExceeded, TandemError
 from engines.vllm import Build, build_of
 from gateway.client import Alias, GatewayClient, Replica
 from gateway.config import TandemConfig
 from gateway.doctor.machine import Machine
+from gateway.doctor.remotes import ask_remotes
 from gateway.doctor.rows import Rows, StoreFault, read_rows
 
 _GATEWAY_TIMEOUT_S = 3.0
@@ -34,8 +36,8 @@ class Running:
 class Context:
     """`gateway_pid` holds the data directory's pid file; `running` answers at the configured address.
 
-    `builds` is which vLLM each vLLM engine's interpreter has, or why that is not known. `rows` is None where the store
-    cannot be read; `rows_fault` says why.
+    `builds` is which vLLM each vLLM engine's interpreter has, or why that is not known; `remotes` what each remote
+    server can't do, or why it does not answer. `rows` is None where the store cannot be read; `rows_fault` says why.
     """
 
     config: TandemConfig
@@ -44,6 +46,7 @@ class Context:
     gateway_pid: int | None = None
     running: Running | None = None
     builds: Mapping[str, Build | TandemError] = field(default_factory=dict)
+    remotes: Mapping[str, Capabilities | TandemError] = field(default_factory=dict)
     rows: Rows | None = None
     rows_fault: str = ""
 
@@ -69,6 +72,7 @@ def survey(config: TandemConfig, file: Path | None, gateway_pid: int | None) -> 
         gateway_pid=gateway_pid,
         running=ask(config.gateway.url),
         builds=asyncio.run(_ask_builds(config)),
+        remotes=asyncio.run(ask_remotes(config)),
         rows=rows,
         rows_fault=fault,
     )

@@ -17,7 +17,7 @@ from gateway.doctor.finding import Finding, fail, ok, worst
 def check_models(context: Context) -> Finding:
     engines = context.engines("vllm")
     if not engines:
-        return ok("no engine needs a model: fake engines take any directory")
+        return ok("no engine needs a model: fake engines take any directory, remote servers have their own")
     return worst([_check_model(name, context) for name in engines])
 
 

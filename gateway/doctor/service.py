@@ -9,6 +9,7 @@ import time
 
 from gateway.client import Replica
 from gateway.doctor.context import Context, Running
+from gateway.doctor.elsewhere import ask_command
 from gateway.doctor.finding import Finding, fail, ok, warn, worst
 
 _UNREACHABLE = "unreachable"
@@ -59,7 +60,7 @@ def _check_engine(name: str, context: Context, running: Running) -> Finding:
             warn(f"engine {name}: {len(replicas)} of {wanted} replicas are known", context.tandem("status", "--watch"))
         )
     if not any(replica.in_service for replica in replicas):
-        findings.append(fail(f"engine {name}: no replica is in service", f"tail -n 50 {_log_of(f'{name}/0', context)}"))
+        findings.append(fail(f"engine {name}: no replica is in service", _look_at(f"{name}/0", context)))
     return worst(findings)
 
 
@@ -68,7 +69,7 @@ def _check_replica(replica: Replica, named: frozenset[str], context: Context) ->
     if not replica.in_service:
         words = f"{replica.id} is {replica.state}" + (f" ({reason})" if reason else "")
         if replica.state in _BROKEN:
-            return fail(words, f"tail -n 50 {_log_of(replica.id, context)}")
+            return fail(words, _look_at(replica.id, context))
         return warn(words, context.tandem("status", "--watch"))
     lacking = sorted(named - set(replica.versions))
     if lacking:
@@ -77,7 +78,7 @@ def _check_replica(replica: Replica, named: frozenset[str], context: Context) ->
         return warn(f"{replica.id} answers users, but its actor does not ({reason})", context.restart)
     if replica.ejected_for_s > 0:
         words = f"{replica.id} failed requests and gets none for {replica.ejected_for_s:.0f} s"
-        return warn(words, f"tail -n 50 {_log_of(replica.id, context)}")
+        return warn(words, _look_at(replica.id, context))
     return ok(f"{replica.id} holds {', '.join(sorted(named)) or 'its base'}")
 
 
@@ -105,9 +106,13 @@ def _other_port(context: Context) -> str:
         return context.tandem("serve", "--detach", "--set", f"gateway.port={server.getsockname()[1]}")
 
 
-def _log_of(replica: str, context: Context) -> str:
+def _look_at(replica: str, context: Context) -> str:
+    """The engine's log; a remote server keeps its own."""
     engine, _, number = replica.rpartition("/")
-    return _quoted(context.config.log_root / f"{engine}-{number}" / f"{engine}.log")
+    config = context.config.engines.get(engine)
+    if config is not None and config.kind == "remote":
+        return ask_command(config)
+    return f"tail -n 50 {_quoted(context.config.log_root / f'{engine}-{number}' / f'{engine}.log')}"
 
 
 def _quoted(path: object) -> str:

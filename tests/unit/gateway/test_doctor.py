@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_context import CPU_BUILD, CUDA_BUILD, TOY, configured, replica, running, script
+from doctor_context import CPU_BUILD, CUDA_BUILD, TOY, configured, free_port, replica, running, script
 
 import gateway.doctor as doctor
+from engines.capabilities import Ability, Capabilities
 from engines.errors import EngineDown
 from gateway.doctor import CHECKS, Context, Finding, Level, diagnose, folders, interpreters, is_well, survey
 from gateway.doctor.accelerators import check_accelerators, check_memory
+from gateway.doctor.elsewhere import check_remote_servers
 from gateway.doctor.finding import fail, ok, warn, worst
 from gateway.doctor.folders import (
     check_data_directory,
@@ -299,3 +301,33 @@ def test_the_command_exits_3_if_anything_fails(tmp_path: Path, settings: tuple[s
     assert rows[0]["check"] == "configuration"
     assert (rows[0]["level"], len(rows)) == (("OK", len(CHECKS) + 1) if is_configured else ("FAIL", 1))
     assert not (tmp_path / "data").exists()
+
+
+def test_a_remote_server_says_what_it_cannot_do_or_why_it_does_not_answer(tmp_path: Path) -> None:
+    expect(check_remote_servers(Context(configured(tmp_path))), Level.OK, "no engine is a server elsewhere")
+    far = {"kind": "remote", "model": "org/theirs", "url": "http://127.0.0.1:9/v1", "api_key_env": "FAR_KEY"}
+    context = Context(configured(tmp_path, **far))
+    lacking = Capabilities(frozenset({Ability.IMAGES}), frozenset({Ability.ABORTS}))
+    well = replace(context, remotes={"small": lacking})
+    expect(check_remote_servers(well), Level.OK, "http://127.0.0.1:9/v1; no images; unknown: aborts")
+    gone = replace(context, remotes={"small": EngineDown("it cannot be reached", detail="secret")})
+    mend = 'curl -sS -H "Authorization: Bearer $FAR_KEY" http://127.0.0.1:9/v1/models'
+    expect(check_remote_servers(gone), Level.FAIL, "it cannot be reached", mend)
+
+
+def test_a_remote_server_takes_nothing_of_this_machine(tmp_path: Path) -> None:
+    far = {"kind": "remote", "model": "org/theirs", "url": "http://127.0.0.1:9/v1"}
+    context = Context(configured(tmp_path, **far))
+    expect(check_memory(context), Level.OK, "take about 0.0 GiB")
+    expect(check_accelerators(context), Level.OK, "need none")
+    expect(check_models(context), Level.OK, "remote servers have their own")
+
+
+def test_a_survey_probes_remote_servers_and_a_silent_one_is_a_finding(
+    tmp_path: Path,
+) -> None:
+    far = {"kind": "remote", "model": "org/theirs", "url": f"http://127.0.0.1:{free_port()}/v1"}
+    context = survey(configured(tmp_path, **far), None, None)
+    expect(check_remote_servers(context), Level.FAIL, "cannot be reached", "/v1/models")
+    keyed = survey(configured(tmp_path, **far, api_key_env="NO_SUCH_KEY"), None, None)
+    expect(check_remote_servers(keyed), Level.FAIL, "NO_SUCH_KEY is not set", "/v1/models")

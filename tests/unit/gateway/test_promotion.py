@@ -160,6 +160,15 @@ async def test_a_standby_can_be_promoted_again(site: Site) -> None:
     assert site.state(second) is VersionState.STANDBY
 
 
+async def test_a_version_of_an_engine_that_takes_none_now_is_refused_and_stays_what_it_is(site: Site) -> None:
+    name = await site.register(1)
+    site.registry.engines["small"] = EngineConfig(model="theirs", kind="remote", url="http://host/v1")  # type: ignore[index]
+    with pytest.raises(AdapterRefused, match="is a remote server and takes no adapters"):
+        await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.VERIFIED
+    assert all(r.copies == set() for r in site.replicas)
+
+
 async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> None:
     name = await site.register(1)
     site.replicas[1].fail_load = EngineDown("the engine died")

@@ -10,6 +10,7 @@ import pytest
 from engines.errors import BadRequest
 from learners.config import GrpoConfig, SftConfig, load_job, validate
 from learners.toy import __file__ as toy
+from rollout.config import RolloutConfig
 
 BASE = Path(toy).parent / "weights" / "base"
 GUEST = {"method": "grpo", "model": "m", "data": "d", "rollout": {"engine": "small"}}
@@ -60,3 +61,9 @@ def test_a_resolved_configuration_is_read_back_as_it_was(tmp_path: Path) -> None
     written = tmp_path / "config.toml"
     written.write_text(job.to_toml())
     assert load_job(written) == job
+
+
+def test_a_job_has_no_remote_engine_of_its_own() -> None:
+    far = {"kind": "remote", "model": "theirs", "url": "http://host/v1"}
+    with pytest.raises(ValueError, match=r"own\.kind: a remote server takes no adapters"):
+        RolloutConfig.model_validate({"own": far})

@@ -41,6 +41,7 @@ def test_the_examples_are_those_that_the_documents_name() -> None:
         "job-grpo.toml",
         "job-sft.toml",
         "qwen3vl-cpu.toml",
+        "remote.toml",
         "small.toml",
     ]
 

@@ -208,3 +208,12 @@ def test_the_jobs_that_are_guests_on_a_replica_are_shown_under_what_serves() -> 
     (row,) = (number for number, line in enumerate(lines) if line.startswith("small/0"))
     assert lines[row].split()[:3] == ["small/0", "ready", "vqa@1"]
     assert lines[row + 1] == "job grpo: grpo.1/step@4, grpo.1/step@5"
+
+
+def test_what_a_server_cannot_do_stands_below_its_versions() -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200, record=True)
+    far = replica(missing=["images", "adapters"], unknown=["aborts"], slots={"used": 0, "total": 0, "holders": []})
+    console.print(render(overview(far, live="small@0")))
+    assert "no images, adapters; unknown: aborts" in console.export_text()
