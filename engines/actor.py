@@ -45,8 +45,8 @@ class ReplicaStatus:
     """What an actor says of its engine: health, load (None unless ready and known), adapters held, leases, copies.
 
     `num_slots` is how many adapters fit, `num_rollout_slots` how many of them only jobs may use; `copies_root` is where
-    the replica keeps its own copies of their files. `users` is what the gateway last said that users see, None if it
-    has said nothing for 10 s.
+    the replica keeps its own copies of their files. `engine` is whose base it serves. `users` is what the gateway last
+    said that users see, None if it has said nothing for 10 s.
     """
 
     health: EngineHealth
@@ -58,6 +58,7 @@ class ReplicaStatus:
     copies_root: Path
     num_rollout_slots: int = 0
     users: UserLoad | None = None
+    engine: str = ""
 
 
 class EngineActor:
@@ -81,6 +82,14 @@ class EngineActor:
         self._users: tuple[UserLoad, float] | None = None
         self._changing = asyncio.Lock()
 
+    async def host(self, engine_name: str, config: EngineConfig) -> Endpoint:
+        """`start`, but if the actor serves another engine (a swap that was broken off), that is ended first."""
+        async with self._changing:
+            if (engine_name, config) != (self._engine_name, self._config):
+                self._engine_name, self._config = engine_name, config
+                return await self._start_anew()
+        return await self.start()
+
     async def start(self) -> Endpoint:
         """Starts the engine, or starts it anew if it failed; an engine that is ready is left alone.
 
@@ -100,6 +109,21 @@ class EngineActor:
         """Ends the engine, whatever it does, and starts it anew: for one that has hung for too long."""
         async with self._changing:
             return await self._start_anew()
+
+    async def swap(self, engine_name: str, config: EngineConfig) -> Endpoint:
+        """Another base model in the engine's process, which then is `engine_name`; it must fit the old one's place.
+
+        Whoever calls has seen to it that no user is being answered. Adapters are gone afterwards, and with them the
+        leases of all owners. Raises what the engine said, and then serves what it served, reloaded or started anew.
+        """
+        async with self._changing:
+            try:
+                await self._put(engine_name, config)
+            except TandemError:
+                await self._put_back()
+                raise
+            self._engine_name, self._config = engine_name, config
+            return self._engine.endpoint
 
     async def stop(self) -> None:
         async with self._changing:
@@ -193,6 +217,7 @@ class EngineActor:
             copies_root=self._copies.root,
             num_rollout_slots=self._config.reserved_for_rollout,
             users=self._fresh_users(),
+            engine=self._engine_name,
         )
         if not health.is_ready:
             return known
@@ -219,6 +244,19 @@ class EngineActor:
         self._forget_all()
         self._engine = build_engine(self._engine_name, self._config, self._log_dir, self._api_key)
         return await self._engine.start()
+
+    async def _put(self, engine_name: str, config: EngineConfig) -> None:
+        await self._engine.pause()
+        await self._engine.swap_weights(config.model_path(), VersionName(engine_name, 0))
+        self._forget_all()
+        await self._engine.resume()
+
+    async def _put_back(self) -> None:
+        try:
+            await self._put(self._engine_name, self._config)
+        except TandemError as error:
+            _log.warning("the weights of %s cannot be reloaded, so it is started anew: %s", self._engine_name, error)
+            await self._start_anew()
 
     async def _release(self, owner: str, versions: Iterable[VersionName]) -> None:
         for version in versions:

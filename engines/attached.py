@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from engines.actor_name import NAMESPACE, serving_actors
+from engines.adapter import Parcel
 from engines.errors import BadRequest, DeadlineExceeded, EngineDown, NotFound, Unavailable
 from engines.remote_call import CALL_TIMEOUT_S, ActorReplica
 from engines.types import Endpoint
@@ -54,6 +55,13 @@ class AttachedReplica(ActorReplica):
     async def restart(self) -> Endpoint:
         """Raises `BadRequest`, always."""
         raise BadRequest(f"replica {self.name} serves users: a guest restarts nothing; `tandem status` shows it")
+
+    async def copy(self, parcel: Parcel) -> None:
+        """Raises `EngineDown` once the replica serves another base, in the place of the one that the job trains for."""
+        serves = (await self.status()).engine
+        if serves != self.engine:
+            raise EngineDown(f"replica {self.name} serves {serves} now; adapters of {self.engine} do not fit it")
+        await super().copy(parcel)
 
     async def revive(self) -> None:
         """Finds the actor that serves now; raises `EngineDown` if there is none."""

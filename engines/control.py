@@ -35,11 +35,14 @@ from engines.wire import (
     ProbeRequest,
     PromptBody,
     StatsReply,
+    SwapWeights,
 )
 
 HEALTH_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 60.0
 PROBE_TIMEOUT_S = 120.0
+SWAP_TIMEOUT_S = 600.0
+"""Weights of many gigabytes come from a disk."""
 MAX_ERROR_CHARS = 500
 
 _log = logging.getLogger(__name__)
@@ -103,6 +106,16 @@ class ControlClient:
         scores = tuple(body.score() for body in self._parse(ProbeReply, raw).scores)
         self._check_lengths(scores, prompts)
         return scores
+
+    async def pause(self) -> None:
+        await self.call("POST", "/tandem/pause", {}, CALL_TIMEOUT_S)
+
+    async def swap_weights(self, model: Path, base: VersionName) -> None:
+        body = SwapWeights(path=str(model), base=str(base))
+        await self.call("POST", "/tandem/weights", body.model_dump(), SWAP_TIMEOUT_S)
+
+    async def resume(self) -> None:
+        await self.call("POST", "/tandem/resume", {}, CALL_TIMEOUT_S)
 
     async def stats(self) -> EngineStats:
         raw = await self.call("GET", "/tandem/stats", None, HEALTH_TIMEOUT_S)

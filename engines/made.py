@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engines import control
 from engines.actor import EngineActor
 from engines.actor_name import NAMESPACE
 from engines.config import EngineConfig
@@ -17,6 +18,8 @@ from engines.remote_key import api_key_of
 from engines.types import Endpoint
 
 START_MARGIN_S = 30.0
+SWAP_TIMEOUT_S = 2 * control.SWAP_TIMEOUT_S
+"""There, and, if that fails, back."""
 REVIVE_TIMEOUT_S = 60.0
 
 
@@ -38,11 +41,20 @@ class MadeReplica(ActorReplica):
 
     async def start(self) -> Endpoint:
         """Returns at once where the engine is ready: a gateway that comes back uses it again."""
-        endpoint: Endpoint = await self._call("start", timeout_s=self._config.start_timeout_s + START_MARGIN_S)
+        endpoint: Endpoint = await self._call(
+            "host", self.engine, self._config, timeout_s=self._config.start_timeout_s + START_MARGIN_S
+        )
         return endpoint
 
     async def restart(self) -> Endpoint:
         endpoint: Endpoint = await self._call("restart", timeout_s=self._config.start_timeout_s + START_MARGIN_S)
+        return endpoint
+
+    async def swap(self) -> Endpoint:
+        """Lets the actor, which serves another model, serve this one in its place; see `EngineActor.swap`."""
+        endpoint: Endpoint = await self._call(
+            "swap", self.engine, self._config, timeout_s=SWAP_TIMEOUT_S + self._config.start_timeout_s
+        )
         return endpoint
 
     async def revive(self) -> None:

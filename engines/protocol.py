@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from engines.types import (
@@ -41,6 +42,14 @@ class Engine(Protocol):
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         """Scores each prompt's answer under `version` (number 0: the bare base), in order."""
+
+    async def pause(self) -> None:
+        """Computes nothing until `resume`: what is under way is aborted, what comes waits, caches are emptied."""
+
+    async def swap_weights(self, model: Path, base: VersionName) -> None:
+        """Of a paused engine. It then serves `model` as `base`, and holds no adapter; after a failure, nothing sure."""
+
+    async def resume(self) -> None: ...
 
     async def health(self) -> EngineHealth:
         """Cheap: asks the process and its HTTP, never the model."""

@@ -7,6 +7,7 @@ as what they are, a lost actor as `EngineDown`, a missed deadline as `DeadlineEx
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from engines.adapter import Parcel
 from engines.adapter.copies import copies_root
 from engines.attached import AttachedReplica, find_replicas
 from engines.config import EngineConfig
+from engines.ending import end_actor
 from engines.errors import BadRequest
 from engines.made import MadeReplica
 from engines.own import OwnReplica
@@ -70,11 +72,29 @@ class Replica(Protocol):
 class RayReplica(MadeReplica):
     """A serving replica: its actor outlives the gateway, and is found again by its name."""
 
-    def __init__(self, installation: str, engine: str, number: int, config: EngineConfig, log_root: Path) -> None:
-        """Raises `BadRequest` if an actor lives that was made with another configuration."""
-        name = ActorName.of(installation, f"{engine}/{number}", config)
-        super().__init__(name.replica, config, str(name), log_root / f"{engine}-{number}", copies_root(str(name)))
+    def __init__(
+        self,
+        installation: str,
+        engine: str,
+        number: int,
+        config: EngineConfig,
+        log_root: Path,
+        actor: ActorName | None = None,
+    ) -> None:
+        """`actor` is one that was made for another engine, whose place this one has taken.
+
+        Raises `BadRequest` if an actor lives that was made with another configuration.
+        """
+        name = actor or ActorName.of(installation, f"{engine}/{number}", config)
+        log_dir = log_root / f"{engine}-{number}"
+        super().__init__(f"{engine}/{number}", config, str(name), log_dir, copies_root(str(name)))
         self._refuse_another_configuration(name)
+
+    async def end(self) -> None:
+        """Ends the engine, its actor and what it reserved, for ever."""
+        # One that is just being made would be there after the end.
+        await asyncio.to_thread(self._making.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(end_actor, self._actor_name)
 
     def _refuse_another_configuration(self, name: ActorName) -> None:
         ours = (name.installation, name.replica)

@@ -132,6 +132,17 @@ class ServedEngine(ABC):
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         return await self._ready_client().probe(version, prompts)
 
+    async def pause(self) -> None:
+        await self._ready_client().pause()
+
+    async def swap_weights(self, model: Path, base: VersionName) -> None:
+        await self._ready_client().swap_weights(model, base)
+        self.base = base
+        self.config = self.config.model_copy(update={"model": str(model)})
+
+    async def resume(self) -> None:
+        await self._ready_client().resume()
+
     async def stats(self) -> EngineStats:
         return await self._ready_client().stats()
 

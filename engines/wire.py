@@ -5,6 +5,9 @@
     GET    /tandem/adapters            -> AdapterList                 what the engine holds
     POST   /tandem/probe               ProbeRequest -> ProbeReply
     GET    /tandem/stats               -> StatsReply
+    POST   /tandem/pause               -> {}                          abort, compute nothing, empty the caches
+    POST   /tandem/weights             SwapWeights -> {}              another model in its place, while paused
+    POST   /tandem/resume              -> {}
 
 Refusals are `{"error": {"message", "type", "param", "code", "detail"}}`: `code` is that of an `engines.errors` class,
 `message` is ours, `detail` (may be absent) is what the engine's library said. The servers refuse unknown keys too.
@@ -80,6 +83,13 @@ class StatsReply(Wire):
 
     def stats(self) -> EngineStats:
         return EngineStats(**self.model_dump())
+
+
+class SwapWeights(Wire):
+    """`base` is what the model's bare base is called from then on."""
+
+    path: str
+    base: str
 
 
 class ErrorDetail(BaseModel):

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from engines.errors import TandemError
 from gateway import errors
-from gateway.api import aliases, feedback, health, interactions, models, replicas, versions
+from gateway.api import aliases, engines, feedback, health, interactions, models, replicas, versions
 from gateway.body import ClientGone, read_body, replay
 from gateway.origin import check_origin
 from gateway.relay import Relay
@@ -83,6 +83,6 @@ def _build_api(services: Services, relay: Relay) -> FastAPI:
     )
     api.state.services = services
     errors.install(api)
-    for module in (models, feedback, interactions, versions, aliases, replicas, health):
+    for module in (models, feedback, interactions, versions, aliases, engines, replicas, health):
         api.include_router(module.router)
     return api

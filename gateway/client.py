@@ -87,6 +87,34 @@ class Publish(Answer):
     replicas: list[str] = Field(default_factory=list)
 
 
+class Step(Answer):
+    step: str
+    seconds: float
+
+
+class Generation(Answer):
+    """One base model that an engine serves or served. `step` is where its release is, None between two steps."""
+
+    id: str
+    engine: str
+    version: str
+    state: str
+    model: str
+    reason: str | None
+    steps: list[Step]
+    step: str | None
+    is_under_way: bool
+
+
+class Engine(Answer):
+    """An engine, and its generations, oldest first."""
+
+    id: str
+    live: str
+    model: str
+    generations: list[Generation]
+
+
 class SlotHolder(Answer):
     version: str
     owner: str
@@ -217,6 +245,17 @@ class GatewayClient:
 
     def rollback(self, alias: str) -> Publish:
         return self._call(Publish, "POST", f"/v1/aliases/{alias}/rollback", {}, timeout_s=_PUBLISH_TIMEOUT_S)
+
+    def engines(self) -> list[Engine]:
+        return [_parse(Engine, row) for row in self._call(_Page, "GET", "/v1/engines").data]
+
+    def engine(self, name: str) -> Engine:
+        return self._call(Engine, "GET", f"/v1/engines/{name}")
+
+    def release(self, engine: str, path: str, *, in_place: bool = False) -> Generation:
+        """Begins; `engine` says how it goes."""
+        body = {"path": path, "in_place": in_place}
+        return self._call(Generation, "POST", f"/v1/engines/{engine}/release", body, timeout_s=_PUBLISH_TIMEOUT_S)
 
     def interaction(self, completion_id: str) -> StoredInteraction:
         return self._call(StoredInteraction, "GET", f"/v1/interactions/{completion_id}")

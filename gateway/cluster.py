@@ -11,18 +11,21 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from engines.adapter.copies import copies_root
+from engines.actor_name import ActorName, serving_actors
+from engines.ending import end_actor
 from engines.errors import Unavailable
-from engines.placement import unplace, unplace_all
+from engines.placement import unplace_all
 from engines.remote_key import api_key_of
-from engines.replica import NAMESPACE, RayReplica, prefix_of
+from engines.replica import NAMESPACE, RayReplica, Replica, prefix_of
 from gateway import ray_daemon
 from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
+from gateway.generation import GenerationRow
+from gateway.lineup import Lineup, MakeReplica
 from gateway.media import ImageStore
 from gateway.membership import Membership
 from gateway.metrics import Metrics
@@ -30,9 +33,11 @@ from gateway.monitor import Monitor, Watch
 from gateway.promotion import Publisher
 from gateway.record import Recorder
 from gateway.registry import Registry
+from gateway.release import Releaser, config_of, recover, strays
 from gateway.route import RouteTable
 from gateway.services import Services
-from gateway.store import open_store
+from gateway.store import Store, open_store
+from gateway.swap import Ground
 from gateway.telling import Teller
 from gateway.users import UserLoads
 
@@ -40,18 +45,26 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
-    """Everything the application needs, with a replica of each engine in service; the others join while it serves."""
+async def open_services(config: TandemConfig, make: MakeReplica | None = None) -> AsyncIterator[Services]:
+    """Everything the application needs, with a replica of each engine in service; the others join while it serves.
+
+    `make`: how replicas are made; None: on Ray, which is joined, or started.
+    """
     for directory in (config.run_root, config.log_root, config.registry_root, config.jobs.root):
         directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as cleanup:
         store = await asyncio.to_thread(open_store, config.store.url)
         cleanup.push_async_callback(asyncio.to_thread, store.close)
         metrics, routes = Metrics(), RouteTable()
+        live = await asyncio.to_thread(recover, store, config)
+        names = {row.engine: row.name for row in live}
         for name, model in config.models.items():
-            routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, model.engine))
-        replicas = await asyncio.to_thread(_open_replicas, config)
-        registry = Registry(config.registry_root, store, config.engines)
+            routes.set_alias(await asyncio.to_thread(store.aliases.ensure, name, names[model.engine]))
+        if make is None:
+            await asyncio.to_thread(_connect_and_clear, config, live)
+            make = partial(_make_replica, config, store)
+        hosted = {row.name: config_of(row, config) for row in live}
+        registry = Registry(config.registry_root, store, hosted)
         membership = Membership(store, routes)
         publisher = Publisher(registry, routes, membership, metrics, config.gateway.drain_timeout_s)
         await publisher.recover()
@@ -60,27 +73,38 @@ async def open_services(config: TandemConfig) -> AsyncIterator[Services]:
         cleanup.push_async_callback(recorder.close)
         board = ReplicaBoard()
         hang_timeout_s = config.gateway.hang_timeout_s
-        monitor = Monitor(
-            tuple(Watch(replica, routes, membership, board, metrics, hang_timeout_s) for replica in replicas)
-        )
-        watch = asyncio.create_task(monitor.run())
-        cleanup.push_async_callback(_end, watch)
-        await monitor.first_service()
+
+        def watch_over(replica: Replica) -> Watch:
+            return Watch(replica, routes, membership, board, metrics, hang_timeout_s)
+
         users = UserLoads()
-        telling = asyncio.create_task(Teller(replicas, users, routes).run())
-        cleanup.push_async_callback(_end, telling)
-        yield Services(config, store, images, routes, recorder, publisher, metrics, board, users)
+        monitor, teller = Monitor(), Teller((), users, routes)
+        lineup = Lineup(make, watch_over, monitor, teller, membership, routes, board)
+        for row in live:
+            await lineup.open(row, hosted[row.name].replicas)
+        for task in (monitor.run(), teller.run()):
+            cleanup.push_async_callback(_end, asyncio.create_task(task))
+        await monitor.first_service()
+        releaser = Releaser(config, hosted, Ground(lineup, store, routes, membership), publisher, metrics)
+        cleanup.push_async_callback(releaser.close)
+        yield Services(config, store, images, routes, recorder, publisher, releaser, metrics, board, users)
 
 
-def _open_replicas(config: TandemConfig) -> list[RayReplica]:
+def _connect_and_clear(config: TandemConfig, live: Sequence[GenerationRow]) -> None:
+    """Ends what runs of other generations than the live ones: a release that was interrupted left it behind."""
     for name, engine in config.engines.items():
         api_key_of(name, engine)  # a key that lacks is said before Ray is started
     connect(config)
-    return [
-        RayReplica(installation_of(config), name, number, engine, config.log_root)
-        for name, engine in config.engines.items()
-        for number in range(engine.replicas)
-    ]
+    for name in strays(serving_actors(), live, installation_of(config)):
+        _log.warning("%s serves a generation that is not live: ending it", name)
+        end_actor(name)
+
+
+def _make_replica(config: TandemConfig, store: Store, row: GenerationRow, number: int) -> RayReplica:
+    installation = installation_of(config)
+    host = next(one for one in store.generations.of(row.engine) if one.name == row.actors)
+    actor = ActorName.of(installation, f"{host.name}/{number}", config_of(host, config))
+    return RayReplica(installation, row.name, number, config_of(row, config), config.log_root, actor)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -121,7 +145,7 @@ async def stop_all(config: TandemConfig) -> tuple[str, ...]:
     if config.ray.address or ray_daemon.find(config.run_root):
         connect(config)
         for name in _engine_actors(installation_of(config)):
-            await _stop_actor(name)
+            await asyncio.to_thread(end_actor, name)
             ended.append(name)
         unplace_all(prefix_of(installation_of(config)))  # those whose actor had died
         _disconnect()
@@ -142,19 +166,3 @@ def _engine_actors(installation: str) -> list[str]:
     ours = prefix_of(installation)
     actors = list_named_actors(all_namespaces=True)
     return [a["name"] for a in actors if a["namespace"] == NAMESPACE and a["name"].startswith(ours)]
-
-
-async def _stop_actor(name: str) -> None:
-    import ray
-
-    try:
-        actor = ray.get_actor(name, namespace=NAMESPACE)
-    except ValueError:  # Ray's way to say that it has died meanwhile
-        return
-    try:
-        await asyncio.wait_for(actor.stop.remote(), timeout=30.0)
-    except (TimeoutError, ray.exceptions.RayError) as error:
-        _log.warning("%s did not stop by itself (%s); killing it, which ends its engine too", name, error)
-    ray.kill(actor)
-    unplace(name)
-    await asyncio.to_thread(shutil.rmtree, copies_root(name), ignore_errors=True)  # one that was killed left its copies

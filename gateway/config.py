@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from engines.config import EngineConfig, Section
 from engines.errors import ConfigError
+from gateway.generation import engine_of
 from gateway.hub import explain_missing, find_snapshot
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
@@ -201,6 +202,8 @@ class TandemConfig(Section):
         for name in (*self.engines, *self.models):
             if not _NAME.match(name):
                 raise ValueError(f"'{name}' is not a name: letters, digits, '.', '_' and '-', at most 63")
+            if engine_of(name) != name:
+                raise ValueError(f"'{name}': names that end like this are those of released models; choose another")
         for alias, model in self.models.items():
             if alias in self.engines:
                 raise ValueError(

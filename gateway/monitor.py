@@ -95,11 +95,12 @@ class Watch:
         if status.stats is not None:
             self._metrics.queue_depth.labels(self.replica.name).set(status.stats.num_waiting)
         self._hanging_since_s = (self._hanging_since_s or now_s) if state is EngineState.UNRESPONSIVE else None
-        if status.health.is_ready:
+        is_other = status.engine not in ("", self.replica.engine)  # a swap in place that was broken off
+        if status.health.is_ready and not is_other:
             await self._serve(status)
             return
-        self._leave(f"{state}: {status.health.detail}")
-        if state in _MAY_START and now_s >= self._patience.not_before_s:
+        self._leave(f"it serves {status.engine}" if is_other else f"{state}: {status.health.detail}")
+        if (state in _MAY_START or is_other) and now_s >= self._patience.not_before_s:
             await self._bring_up(status, self.replica.start, now_s)
         elif self._hanging_since_s is not None and now_s - self._hanging_since_s >= self._hang_timeout_s:
             _log.warning("replica %s has hung for %.0f s: restarting it", self.replica.name, self._hang_timeout_s)
@@ -209,26 +210,47 @@ def _words_of(error: Exception) -> str:
 
 
 class Monitor:
-    """The watches over all replicas."""
+    """The watches over all replicas. One that is added is watched once `run` runs."""
 
-    def __init__(self, watches: tuple[Watch, ...]) -> None:
-        self._watches = watches
+    def __init__(self, watches: tuple[Watch, ...] = ()) -> None:
+        self._watches = {watch.replica.name: watch for watch in watches}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for watch in self._watches:
-                tasks.create_task(watch.run())
+            self._tasks = tasks
+            for watch in self._watches.values():
+                self._start(tasks, watch)
+            await asyncio.Event().wait()  # others may be added
+
+    def add(self, watch: Watch) -> None:
+        self._watches[watch.replica.name] = watch
+        if self._tasks is not None:
+            self._start(self._tasks, watch)
+
+    async def remove(self, name: str) -> None:
+        """Returns once nobody looks at the replica any more. Unknown is fine."""
+        self._watches.pop(name, None)
+        task = self._running.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
 
     async def first_service(self) -> None:
         """Waits until each engine has a replica in service; raises the trouble of one whose replicas all failed."""
         by_engine: dict[str, list[Watch]] = {}
-        for watch in self._watches:
+        for watch in self._watches.values():
             by_engine.setdefault(watch.replica.engine, []).append(watch)
-        await asyncio.gather(*(_first_of(watches) for watches in by_engine.values()))
+        await asyncio.gather(*(first_of(watches) for watches in by_engine.values()))
+
+    def _start(self, tasks: asyncio.TaskGroup, watch: Watch) -> None:
+        self._running[watch.replica.name] = tasks.create_task(watch.run())
 
 
-async def _first_of(watches: list[Watch]) -> None:
+async def first_of(watches: list[Watch]) -> None:
+    """Waits until one of them has been in service; raises the first one's trouble once all have some."""
     while not any(watch.has_served for watch in watches):
         troubles = [watch.trouble for watch in watches if watch.trouble is not None]
         if len(troubles) == len(watches):

@@ -57,7 +57,7 @@ class Publisher:
 
     async def promote(self, alias: str, version: VersionName) -> PublishReport:
         """Makes `alias` name `version` on every replica in service, or changes nothing."""
-        async with self._only_publisher():
+        async with self.only_publisher():
             clock = StepClock(self._metrics)
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             _check_target(row, version)
@@ -66,7 +66,7 @@ class Publisher:
             async with self._membership.changing:
                 fleet = self._membership.fleet(row.engine)
                 try:
-                    proof = "the bare base" if version.is_base else await self._deliver(version, fleet, clock)
+                    proof = "the bare base" if version.is_base else await self._deliver(version, row, fleet, clock)
                     report = await self._flip(row, version, row.live, VersionState.STANDBY, proof, clock)
                 except BaseException as error:
                     await asyncio.shield(self._undo(version, fleet, error))
@@ -75,7 +75,7 @@ class Publisher:
 
     async def rollback(self, alias: str) -> PublishReport:
         """One flip back to what the alias named before; the version left behind is drained and unloaded."""
-        async with self._only_publisher():
+        async with self.only_publisher():
             clock = StepClock(self._metrics)
             row = await asyncio.to_thread(self._store.aliases.get, alias)
             if row.previous is None:
@@ -96,9 +96,12 @@ class Publisher:
             if row.state in _ON_ITS_WAY and row.name not in named:
                 await self._set_state(row.name, VersionState.VERIFIED, "the publish was interrupted")
 
-    async def _deliver(self, name: VersionName, fleet: Fleet, clock: StepClock) -> str:
+    async def _deliver(self, name: VersionName, alias: AliasRow, fleet: Fleet, clock: StepClock) -> str:
         async with clock.step("verify"):
             row = await asyncio.to_thread(self._store.versions.get, name)
+            base = await asyncio.to_thread(self._registry.base_of, alias.engine)
+            _check_base(row, alias, base.base_hash)
+            row = replace(row, engine=alias.engine)  # another generation may serve the same base
             if row.state is not VersionState.STANDBY:
                 check_transition(name, row.state, VersionState.STAGED)
             verified = await asyncio.to_thread(self._registry.reverify, row)
@@ -200,9 +203,10 @@ class Publisher:
         await asyncio.to_thread(self._store.versions.set_state, StateChange(name, state, reason))
 
     @asynccontextmanager
-    async def _only_publisher(self) -> AsyncIterator[None]:
+    async def only_publisher(self) -> AsyncIterator[None]:
+        """Whoever changes what aliases name. Raises `Conflict` while somebody else does."""
         if self._publishing.locked():
-            raise Conflict("another publish is under way; wait for its answer and try again")
+            raise Conflict("another publish or release is under way; wait for its answer and try again")
         async with self._publishing:
             yield
 
@@ -215,6 +219,15 @@ def _check_target(row: AliasRow, version: VersionName) -> None:
         )
     if version == row.live:
         raise Conflict(f"'{row.name}' names {version} already", param="version")
+
+
+def _check_base(row: VersionRow, alias: AliasRow, base_hash: str) -> None:
+    if row.base_hash != base_hash:
+        raise Conflict(
+            f"{row.name} was made for the base of {row.engine}, and '{alias.name}' is served by {alias.engine}, which "
+            "is another model: train it anew on that one",
+            param="version",
+        )
 
 
 def _state_changes(old: AliasRow, to: VersionName, left: VersionState) -> tuple[StateChange, ...]:

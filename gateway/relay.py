@@ -71,6 +71,7 @@ class Relay:
         else:
             request = parse_chat(body, self._config)
         call.stream = request.stream
+        await self._services.routes.wait_open(request.model, self._config.first_token_timeout_s)
         target = self._services.routes.resolve(request.model)
         call.model, call.version = target.alias, str(target.version)
         check_needs(request, target)

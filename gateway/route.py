@@ -19,6 +19,8 @@ from engines.types import Endpoint, VersionName
 from gateway.ejection import Ejection
 from gateway.types import AliasRow
 
+_MAX_WAITING = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRoute:
@@ -105,6 +107,9 @@ class RouteTable:
         self._turn_of: dict[str, int] = {}
         self._turns = itertools.count(1)
         self._waiting: dict[VersionName, list[asyncio.Future[None]]] = {}
+        self._closed: dict[str, asyncio.Event] = {}
+        self._num_waiting = 0
+        self._idling: dict[str, list[asyncio.Future[None]]] = {}
 
     def set_alias(self, row: AliasRow) -> None:
         """From the next request on, the alias means what `row` says."""
@@ -123,6 +128,13 @@ class RouteTable:
         if known is not None:
             self.set_replica(replace(known, ready=False))
 
+    def forget_replica(self, replica_name: str) -> None:
+        """The replica is gone, and its name stands for nothing."""
+        left = {name: replica for name, replica in self.snapshot.replicas.items() if name != replica_name}
+        self.snapshot = replace(self.snapshot, replicas=left)
+        self._ejection.forget(replica_name)
+        self._turn_of.pop(replica_name, None)
+
     def add_version(self, replica_name: str, version: VersionName) -> None:
         """Requests for `version` may go to the replica. A replica that is not known stays so."""
         known = self.snapshot.replicas.get(replica_name)
@@ -139,6 +151,40 @@ class RouteTable:
         """What an alias calls live or previous."""
         rows = self.snapshot.aliases.values()
         return frozenset(name for row in rows for name in (row.live, row.previous) if name is not None)
+
+    def in_service(self, engine: str) -> frozenset[str]:
+        """Names of the replicas that take requests for an engine."""
+        return frozenset(one.name for one in self.snapshot.replicas.values() if one.ready and one.engine == engine)
+
+    def close(self, engine: str) -> None:
+        """Requests for the engine's aliases wait in `wait_open`, until `reopen`."""
+        self._closed.setdefault(engine, asyncio.Event())
+
+    def reopen(self, engine: str) -> None:
+        """Twice is fine."""
+        event = self._closed.pop(engine, None)
+        if event is not None:
+            event.set()
+
+    async def wait_open(self, model: str, timeout_s: float) -> None:
+        """Returns once the engine that `model` is an alias over is open, which it nearly always is.
+
+        Raises `Unavailable` after `timeout_s`, or if too many wait already.
+        """
+        row = self.snapshot.aliases.get(model)
+        event = self._closed.get(row.engine) if row is not None else None
+        if event is None:
+            return
+        if self._num_waiting >= _MAX_WAITING:
+            raise Unavailable(f"{_MAX_WAITING} requests wait for '{model}' already; retry in a moment.")
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            raise Unavailable(f"'{model}' was not served again in time; retry in a moment.") from None
+        finally:
+            self._num_waiting -= 1
 
     def is_ready(self) -> bool:
         """Whether at least one replica can answer."""
@@ -186,6 +232,7 @@ class RouteTable:
             self._turn_of[replica_name] = next(self._turns)
         if self._load[replica_name] == 0:
             del self._load[replica_name]
+            _wake(self._idling.pop(replica_name, []))
 
     def load_of(self, replica_name: str) -> int:
         """Requests that the gateway has on the replica."""
@@ -226,6 +273,20 @@ class RouteTable:
                 f"{self._held[version]} requests are still on {version} after {timeout_s:g} s; it stays loaded for them"
             ) from None
 
+    async def idle(self, replica_name: str, timeout_s: float) -> None:
+        """Returns once no request is on the replica; raises `DeadlineExceeded` if some still are after `timeout_s`."""
+        if self._load[replica_name] == 0:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idling.setdefault(replica_name, []).append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self._load[replica_name]} requests are still on {replica_name} after {timeout_s:g} s"
+            ) from None
+
     def _pick(self, engine: str, version: VersionName, avoid: frozenset[str] = frozenset()) -> ReplicaRoute:
         ready = [replica for replica in self.snapshot.replicas.values() if replica.ready and replica.engine == engine]
         if not ready:
@@ -247,6 +308,10 @@ class RouteTable:
 
     def _release(self, version: VersionName) -> None:
         del self._held[version]
-        for waiter in self._waiting.pop(version, []):
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._waiting.pop(version, []))
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

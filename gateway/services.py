@@ -10,6 +10,7 @@ from engines.types import VersionName
 from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
 from gateway.drain import Drain
+from gateway.generation import GenerationRow, ReleaseProgress
 from gateway.media import ImageStore
 from gateway.metrics import Metrics
 from gateway.record import Recorder
@@ -29,6 +30,14 @@ class Publisher(Protocol):
     async def rollback(self, alias: str) -> PublishReport: ...
 
 
+class Releaser(Protocol):
+    """Moves engines from one base model to the next. Raises `TandemError` and then has changed nothing."""
+
+    async def release(self, engine: str, path: Path, *, in_place: bool = False) -> GenerationRow: ...
+
+    def progress_of(self, row: GenerationRow) -> ReleaseProgress: ...
+
+
 @dataclass(frozen=True)
 class Services:
     config: TandemConfig
@@ -37,6 +46,7 @@ class Services:
     routes: RouteTable
     recorder: Recorder
     publisher: Publisher
+    releaser: Releaser
     metrics: Metrics
     board: ReplicaBoard
     users: UserLoads = field(default_factory=UserLoads)

@@ -1,4 +1,4 @@
-"""The steps of a publish, timed for its answer and for `tandem_publish_seconds`."""
+"""The steps of a publish or a release, timed for its answer and for `tandem_publish_seconds`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from gateway.types import StepTime
 
 
 class StepClock:
-    """Times the steps of one publish: verify, copy, stage, probe, flip, drain, retire."""
+    """Times the steps of one publish (verify, copy, stage, probe, flip, drain, retire) or release (start, probe, flip,
+    drain). `now` is the one under way."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._start_s = time.perf_counter()
+        self.now = ""
         self.steps: list[StepTime] = []
 
     @asynccontextmanager
-    async def step(self, name: str) -> AsyncIterator[None]:
+    async def step(self, name: str, of: str = "") -> AsyncIterator[None]:
+        """`of`: the replica, where each has the step to itself."""
         start_s = time.perf_counter()
+        self.now = f"{name} {of}".strip()
         yield
         seconds = time.perf_counter() - start_s
-        self.steps.append(StepTime(name, round(seconds, 4)))
+        self.steps.append(StepTime(self.now, round(seconds, 4)))
+        self.now = ""
         self._metrics.publish_seconds.labels(name).observe(seconds)
 
     def elapsed_s(self) -> float:

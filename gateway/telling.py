@@ -42,7 +42,9 @@ class Teller:
     def __init__(
         self, replicas: Sequence[Told], users: UserLoads, routes: RouteTable, period_s: float = _PERIOD_S
     ) -> None:
-        self._replicas = replicas
+        self._replicas = list(replicas)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
         self._users = users
         self._routes = routes
         self._period_s = period_s
@@ -50,8 +52,25 @@ class Teller:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             for replica in self._replicas:
-                tasks.create_task(self._tell_on(replica))
+                self._start(tasks, replica)
+            await asyncio.Event().wait()  # others may be added
+
+    def add(self, replica: Told) -> None:
+        self._replicas.append(replica)
+        if self._tasks is not None:
+            self._start(self._tasks, replica)
+
+    def remove(self, name: str) -> None:
+        """It is told nothing more. Unknown is fine."""
+        self._replicas = [replica for replica in self._replicas if replica.name != name]
+        task = self._running.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    def _start(self, tasks: asyncio.TaskGroup, replica: Told) -> None:
+        self._running[replica.name] = tasks.create_task(self._tell_on(replica))
 
     async def _tell_on(self, replica: Told) -> None:
         tale = _Tale()

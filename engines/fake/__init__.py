@@ -16,14 +16,16 @@ from engines.served import Launch, ServedEngine, python_path
 
 
 class FakeEngine(ServedEngine):
-    """Accepts any directory as its model. `args`: tokens-per-s, token-latency-sigma, latency-seed,
-    first-token-delay-s, start-delay-s."""
+    """Accepts any directory as its model; `fake.json` in it says more of it (`model.py`).
+
+    `args`: tokens-per-s, token-latency-sigma, latency-seed, first-token-delay-s, start-delay-s."""
 
     async def launch(self, port: int) -> Launch:
         config = self.config
         options: dict[str, Any] = {
             "name": self.name,
             "port": port,
+            "model": config.model,
             "max-adapters": config.max_loras,
             "max-lora-rank": config.max_lora_rank,
             **config.args,

@@ -19,13 +19,24 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from engines.adapter import ProbeRecord
-from engines.errors import BadRequest, Conflict, NotFound, TandemError
+from engines.errors import BadRequest, Conflict, EngineFault, NotFound, TandemError
 from engines.fake.chat import ChatRequest, Completion, Token, complete, prompt_bytes, prompt_ids
 from engines.fake.faults import Faults, Seen
+from engines.fake.model import read_model
 from engines.fake.shapes import DONE, Reply, Usage
 from engines.fake.shelf import FakeShelf
 from engines.served import TOKEN_VARIABLE
-from engines.wire import AdapterList, AddAdapter, ProbeReply, ProbeRequest, PromptBody, ScoreBody, StatsReply, Wire
+from engines.wire import (
+    AdapterList,
+    AddAdapter,
+    ProbeReply,
+    ProbeRequest,
+    PromptBody,
+    ScoreBody,
+    StatsReply,
+    SwapWeights,
+    Wire,
+)
 
 MAX_BODY_BYTES = 64 << 20
 
@@ -55,12 +66,16 @@ class Pace:
 class FakeServer:
     """The routes, over one shelf, one set of faults and one record of what was seen."""
 
-    def __init__(self, name: str, shelf: FakeShelf, pace: Pace) -> None:
+    def __init__(self, name: str, weights: str, shelf: FakeShelf, pace: Pace) -> None:
+        """`weights` is what the bare base answers by, as adapters do by their hash."""
         self._base = f"{name}@0"
+        self._weights = weights
         self._shelf = shelf
         self._pace = pace
         self._faults = Faults()
         self._seen = Seen()
+        self._running = asyncio.Event()
+        self._running.set()
 
     def app(self, token: str) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_errors, _guard(token)])
@@ -75,6 +90,9 @@ class FakeServer:
                 web.delete("/tandem/adapters/{version:.+}", self.remove),
                 web.post("/tandem/probe", self.probe),
                 web.get("/tandem/stats", self.stats),
+                web.post("/tandem/pause", self.pause),
+                web.post("/tandem/weights", self.swap),
+                web.post("/tandem/resume", self.resume),
                 web.post("/tandem/faults", self.set_faults),
                 web.get("/tandem/aborts", self.aborts),
             ]
@@ -85,9 +103,11 @@ class FakeServer:
         if self._faults.chat_status is not None:
             return _error(self._faults.chat_status, "a fault was set", "internal_error", None)
         request = ChatRequest.model_validate_json(await http.read())
+        await self._running.wait()
         prompt = prompt_bytes(request.messages)
         sha256 = self._sha256(request.model)
-        completions = tuple(self._complete(sha256, prompt, request, index) for index in range(request.n))
+        weights = sha256 or self._weights
+        completions = tuple(self._complete(weights, prompt, request, index) for index in range(request.n))
         ids = prompt_ids(prompt)
         cached = self._seen.cached(hashlib.sha256(request.model.encode() + prompt).digest(), len(ids))
         usage = Usage(len(ids), cached, sum(len(completion.tokens) for completion in completions))
@@ -149,6 +169,26 @@ class FakeServer:
             )
         )
 
+    async def pause(self, http: web.Request) -> web.StreamResponse:
+        """Nothing is under way in the tests that pause it, so that nothing is aborted."""
+        self._running.clear()
+        return web.json_response({})
+
+    async def swap(self, http: web.Request) -> web.StreamResponse:
+        body = SwapWeights.model_validate_json(await http.read())
+        if self._running.is_set():
+            raise Conflict("the engine computes; pause it first")
+        model = read_model(body.path)
+        if not model.starts:
+            return _error(502, f"{body.path} says that it does not start", EngineFault.code, None)
+        self._shelf.clear()
+        self._base, self._weights = body.base, model.weights
+        return web.json_response({})
+
+    async def resume(self, http: web.Request) -> web.StreamResponse:
+        self._running.set()
+        return web.json_response({})
+
     async def set_faults(self, http: web.Request) -> web.StreamResponse:
         self._faults = Faults.model_validate_json(await http.read())
         return _body(self._faults)
@@ -170,9 +210,10 @@ class FakeServer:
         if record is not None:
             return _recorded(record, record.adapter_logprobs if sha256 else record.base_logprobs)
         seed = hashlib.sha256(f"{prompt.text}|{prompt.answer}|{prompt.image}".encode()).digest()
-        own = hashlib.sha256(sha256.encode() + seed).digest()
+        weights = sha256 or self._weights
+        own = hashlib.sha256(weights.encode() + seed).digest()
         places = range(prompt.num_tokens)
-        logprobs = [-(seed[place % 32] + (own[place % 32] / 256 if sha256 else 0.0) + 1) / 64 for place in places]
+        logprobs = [-(seed[place % 32] + (own[place % 32] / 256 if weights else 0.0) + 1) / 64 for place in places]
         return ScoreBody(token_ids=[seed[place % 32] for place in places], logprobs=logprobs)
 
     def _complete(self, sha256: str, prompt: bytes, request: ChatRequest, index: int) -> Completion:
@@ -259,11 +300,14 @@ def _guard(token: str) -> Middleware:
 
 
 async def serve(options: argparse.Namespace, token: str) -> None:
-    """Listens until SIGTERM."""
+    """Listens until SIGTERM; ends at once if the model's directory says so."""
+    model = read_model(options.model)
+    if not model.starts:
+        raise SystemExit(f"{options.model} says that it does not start")
     await asyncio.sleep(options.start_delay_s)
     draws = random.Random(options.latency_seed)  # noqa: S311  a pace, not a secret
     pace = Pace(options.tokens_per_s, options.first_token_delay_s, options.token_latency_sigma, draws)
-    server = FakeServer(options.name, FakeShelf(options.max_adapters, options.max_lora_rank), pace)
+    server = FakeServer(options.name, model.weights, FakeShelf(options.max_adapters, options.max_lora_rank), pace)
     runner = web.AppRunner(server.app(token), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stopped = asyncio.Event()
@@ -279,6 +323,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m engines.fake.server")
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", default="")
     parser.add_argument("--max-adapters", type=int, default=4)
     parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument("--tokens-per-s", type=float, default=0.0)

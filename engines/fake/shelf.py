@@ -50,6 +50,10 @@ class FakeShelf:
         for table in (self._held, self._paths, self._probes):
             table.pop(version, None)
 
+    def clear(self) -> None:
+        for version in tuple(self._held):
+            self.remove(version)
+
     def held(self) -> list[AdapterReply]:
         return sorted(self._held.values(), key=lambda held: held.slot_id)
 

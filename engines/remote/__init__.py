@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, DeadlineExceeded, EngineDown, Refused, TandemError
@@ -28,6 +29,7 @@ from engines.types import (
 )
 
 HEALTH_TIMEOUT_S = 5.0
+_NOT_OURS = "engine {name} is a remote server: its weights are its operator's to change; serve the new model there"
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,15 @@ class RemoteEngine:
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
         raise Refused(f"engine {self.name} is a remote server and scores no given answers; no version is probed there")
+
+    async def pause(self) -> None:
+        raise Refused(_NOT_OURS.format(name=self.name))
+
+    async def swap_weights(self, model: Path, base: VersionName) -> None:
+        raise Refused(_NOT_OURS.format(name=self.name))
+
+    async def resume(self) -> None:
+        """Nothing: it is never paused."""
 
     async def health(self) -> EngineHealth:
         if self._client is None or self._endpoint is None:

@@ -36,6 +36,7 @@ async def check_ready(services: Access) -> JSONResponse:
 async def read_metrics(services: Access) -> Response:
     for row in services.routes.snapshot.aliases.values():
         services.metrics.alias_generation.labels(row.name).set(row.generation)
+    services.metrics.replica_up.clear()  # of replicas that are gone, with the generation that they were of
     for name, in_service in _replicas(services).items():
         services.metrics.replica_up.labels(name).set(in_service)
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from engines.errors import TandemError
-from gateway.cli import chat, config, data, demo, doctor, feedback, jobs, serve, status, train, versions
+from gateway.cli import chat, config, data, demo, doctor, engines, feedback, jobs, serve, status, train, versions
 from gateway.cli.console import exit_code_of, say
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("status")(status.status)
 app.command("chat")(chat.chat)
 app.command("feedback")(feedback.feedback)
 app.add_typer(versions.app, name="versions")
+app.add_typer(engines.app, name="engines")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")

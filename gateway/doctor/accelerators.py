@@ -13,6 +13,7 @@ from gateway.doctor.context import Context
 from gateway.doctor.finding import Finding, fail, ok, warn, worst
 from gateway.doctor.machine import GIB
 from gateway.doctor.models import weights_bytes
+from gateway.generation import engine_of
 
 _SMI_TIMEOUT_S = 10.0
 _SMI = ("--query-gpu=name,memory.total", "--format=csv,noheader")
@@ -117,7 +118,7 @@ def _is_x86() -> bool:
 
 def _waiting(name: str, context: Context) -> int:
     running = context.running.replicas if context.running else ()
-    in_service = sum(replica.engine == name and replica.in_service for replica in running)
+    in_service = sum(engine_of(replica.engine) == name and replica.in_service for replica in running)
     return max(0, context.config.engines[name].replicas - in_service)
 
 

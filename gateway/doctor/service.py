@@ -11,6 +11,7 @@ from gateway.client import Replica
 from gateway.doctor.context import Context, Running
 from gateway.doctor.elsewhere import ask_command
 from gateway.doctor.finding import Finding, fail, ok, warn, worst
+from gateway.generation import engine_of
 
 _UNREACHABLE = "unreachable"
 _BROKEN = frozenset({_UNREACHABLE, "failed", "unresponsive", "stopping", "stopped"})
@@ -51,9 +52,8 @@ def _check_silent(context: Context, pid: int) -> Finding:
 
 
 def _check_engine(name: str, context: Context, running: Running) -> Finding:
-    replicas = [replica for replica in running.replicas if replica.engine == name]
-    named = _named(name, running)
-    findings = [_check_replica(replica, named, context) for replica in replicas]
+    replicas = [replica for replica in running.replicas if engine_of(replica.engine) == name]
+    findings = [_check_replica(replica, _named(replica.engine, running), context) for replica in replicas]
     wanted = context.config.engines[name].replicas
     if len(replicas) < wanted:
         findings.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.store.aliases import Aliases, AliasFlip
 from gateway.store.database import Database, open_database
 from gateway.store.feedback import FeedbackRows, Stored
+from gateway.store.generations import Generations
 from gateway.store.interactions import InteractionPage, InteractionQuery, Interactions
 from gateway.store.versions import StateChange, Versions
 
@@ -15,6 +16,7 @@ __all__ = [
     "Aliases",
     "Database",
     "FeedbackRows",
+    "Generations",
     "InteractionPage",
     "InteractionQuery",
     "Interactions",
@@ -35,6 +37,7 @@ class Store:
     feedback: FeedbackRows
     versions: Versions
     aliases: Aliases
+    generations: Generations
 
     def close(self) -> None:
         self.database.close()
@@ -43,4 +46,11 @@ class Store:
 def open_store(url: str) -> Store:
     """Raises `ConfigError` for a URL that cannot be used."""
     database = open_database(url)
-    return Store(database, Interactions(database), FeedbackRows(database), Versions(database), Aliases(database))
+    return Store(
+        database,
+        Interactions(database),
+        FeedbackRows(database),
+        Versions(database),
+        Aliases(database),
+        Generations(database),
+    )

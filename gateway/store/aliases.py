@@ -11,10 +11,11 @@ from sqlalchemy import Connection, Row, or_, select, update
 
 from engines.errors import Conflict, NotFound
 from engines.types import VersionName
+from gateway.generation import engine_of
 from gateway.store.database import Database
 from gateway.store.tables import alias_flips, aliases
 from gateway.store.versions import StateChange, set_state
-from gateway.types import AliasRow
+from gateway.types import AliasRow, VersionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,17 @@ class Aliases:
         self._database = database
 
     def ensure(self, name: str, engine: str) -> AliasRow:
-        """The alias as it is; created over the bare base `engine@0` if new. Raises `Conflict` if its engine changed."""
+        """The alias as it is; created over a bare base, `engine@0`, if new. `engine` is a generation's name.
+
+        Raises `Conflict` if the alias belongs to another engine.
+        """
         with self._database.write() as connection:
             row = _find(connection, name)
             if row is None:
                 values = {"name": name, "engine": engine, "live": f"{engine}@0", "previous": None, "generation": 0}
                 connection.execute(aliases.insert(), [values])
                 return _get(connection, name)
-        if row.engine != engine:
+        if engine_of(row.engine) != engine_of(engine):
             raise Conflict(
                 f"alias '{name}' belongs to engine '{row.engine}', not '{engine}': its versions were trained on that "
                 "base; give the new engine a new alias",
@@ -95,6 +99,23 @@ class Aliases:
         query = select(alias_flips).where(or_(alias_flips.c.live_before == text, alias_flips.c.live_after == text))
         with self._database.read() as connection:
             return tuple(_flip(row) for row in connection.execute(query.order_by(alias_flips.c.id)))
+
+
+def move_to_base(connection: Connection, old: str, new: str) -> tuple[AliasRow, ...]:
+    """Within a transaction of the caller's: all aliases of engine `old` name the bare base of engine `new`.
+
+    Nothing of the old base can come back on the new one: what they named is retired, and there is no previous version.
+    """
+    rows = [_alias(row) for row in connection.execute(select(aliases).where(aliases.c.engine == old))]
+    base = VersionName(new, 0)
+    for row in rows:
+        values = {"engine": new, "live": str(base), "previous": None, "generation": row.generation + 1}
+        connection.execute(update(aliases).where(aliases.c.name == row.name).values(values))
+        for version in (row.live, row.previous):
+            if version is not None and not version.is_base:
+                set_state(connection, StateChange(version, VersionState.RETIRED, f"{new} was released"))
+        _write_audit(connection, row, base, "operator", "release")
+    return tuple(_get(connection, row.name) for row in rows)
 
 
 def _write_audit(connection: Connection, old: AliasRow, to: VersionName, actor: str, action: str) -> None:

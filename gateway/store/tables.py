@@ -116,6 +116,20 @@ aliases = Table(
     Column("generation", Integer, nullable=False),
 )
 
+generations = Table(
+    "generations",
+    metadata,
+    Column("engine", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("base_hash", String(128)),
+    Column("host", String(64)),
+    Column("reason", Text),
+    Column("steps", JSON, nullable=False),
+)
+
 alias_flips = Table(
     "alias_flips",
     metadata,

@@ -1,16 +1,12 @@
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from oracle import FakeOracle, LearnedOracle
 from pictures import faded, learn, picture_questions
-from scene import Scene
+from scene import FAKE_RECOVERY_TIMEOUT_S, VLLM_RECOVERY_TIMEOUT_S, Scene, running
 from stack import WEIGHTS, Stack, train_sft
 from stepping import Stops
 from tiny_adapter import lora_tensors, write_adapter, write_base
-
-FAKE_RECOVERY_TIMEOUT_S = 120.0
-VLLM_RECOVERY_TIMEOUT_S = 400.0
 
 
 @pytest.fixture(scope="package")
@@ -38,13 +34,3 @@ def vllm_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with running(Scene(stack, Stops(root), adapters, oracle, VLLM_RECOVERY_TIMEOUT_S)) as scene:
         learn(scene, oracle)
         yield scene
-
-
-@contextmanager
-def running(scene: Scene) -> Iterator[Scene]:
-    try:
-        scene.start_gateway()
-        scene.stack.wait_in_service()
-        yield scene
-    finally:
-        scene.stack.stop()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from stack import Stack
 
 from engines.fake.chat import ChatRequest, complete, prompt_bytes
+from engines.fake.model import MODEL_FILE
 
 Messages = list[dict[str, Any]]
 MAX_TOKENS = 24
@@ -66,4 +69,13 @@ def weights_by_version(stack: Stack) -> Mapping[str, str]:
     """Version -> SHA-256 of its weights, the bare base included."""
     with stack.client() as http:
         rows = http.get("/v1/versions").json()["data"]
-    return {row["id"]: row["weights_sha256"] for row in rows} | {f"{stack.engine}@0": BASE}
+        generations = http.get(f"/v1/engines/{stack.engine}").json()["generations"]
+    return {row["id"]: row["weights_sha256"] for row in rows} | {one["version"]: _base_key(one) for one in generations}
+
+
+def _base_key(generation: Mapping[str, Any]) -> str:
+    """What a generation's bare base is known by: a released model's directory, unless a fake one says more."""
+    said = Path(generation["model"]) / MODEL_FILE
+    if said.exists():
+        return str(json.loads(said.read_text()).get("weights", BASE))
+    return BASE if generation["number"] == 1 else str(generation["model"])

@@ -15,16 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learners.toy.processor import (
-    CHAT_TEMPLATE,
-    END_OF_TEXT,
-    IMAGE_PAD,
-    SPECIAL_TOKENS,
-    TURN_END,
-    VIDEO_PAD,
-    VISION_END,
-    VISION_START,
-)
 from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import (
@@ -45,7 +35,16 @@ from learners.data.readers import read_data
 from learners.lora import load_model, save_adapter
 from learners.manifest import Origin
 from learners.probe import Probe
+from learners.toy.families.qwen3_vl import (
+    CHAT_TEMPLATE,
+    IMAGE_PAD,
+    SPECIAL_TOKENS,
+    VIDEO_PAD,
+    VISION_END,
+    VISION_START,
+)
 from learners.toy.model import save
+from learners.toy.tokenizer import END_OF_TEXT, TURN_END
 
 VOCABULARY = 151_936
 FIRST_SPECIAL = 151_643
@@ -153,9 +152,9 @@ def filled_tokenizer(like: Path) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
-        additional_special_tokens=others,
         model_max_length=TEXT["max_position_embeddings"],
         clean_up_tokenization_spaces=False,
+        extra_special_tokens=others,
     )
 
 

@@ -18,6 +18,8 @@ from stack import Stack, wait_until
 from stepping import Stops
 
 PUBLISH_TIMEOUT_S = 240.0
+FAKE_RECOVERY_TIMEOUT_S = 120.0
+VLLM_RECOVERY_TIMEOUT_S = 400.0
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,17 @@ class Scene:
             return frozenset(one.engine.group for one in found if one.engine is not None)
 
         wait_until(lambda: engine_groups(self.stack) == mine(), "no engine without its actor", self.recovery_timeout_s)
+
+
+@contextmanager
+def running(scene: Scene) -> Iterator[Scene]:
+    """Starts it, all replicas in service; stops all of it at the end."""
+    try:
+        scene.start_gateway()
+        scene.stack.wait_in_service()
+        yield scene
+    finally:
+        scene.stack.stop()
 
 
 def check_only_broken_streams(outcomes: Sequence[Outcome], replica: str) -> None:

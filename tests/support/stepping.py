@@ -85,8 +85,8 @@ def wrap_steps(stops: Stops) -> None:
     original = StepClock.step
 
     @asynccontextmanager
-    async def step(clock: Any, name: str) -> AsyncIterator[None]:
-        async with original(clock, name):
+    async def step(clock: Any, name: str, of: str = "") -> AsyncIterator[None]:
+        async with original(clock, name, of):
             await stops.hold(name, "entry")
             yield
             await stops.hold(name, "exit")

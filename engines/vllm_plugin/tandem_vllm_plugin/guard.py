@@ -25,6 +25,9 @@ ROUTES = frozenset(
         ("POST", "/tandem/adapters"),
         ("POST", "/tandem/probe"),
         ("GET", "/tandem/stats"),
+        ("POST", "/tandem/pause"),
+        ("POST", "/tandem/weights"),
+        ("POST", "/tandem/resume"),
     }
 )
 DELETE_PREFIX = "/tandem/adapters/"

@@ -17,6 +17,7 @@ from .load import stats
 from .refusal import Refusal
 from .scoring import score
 from .shelf import AdapterShelf, Held
+from .weights import BaseWeights
 
 MAX_ADAPTERS_VARIABLE = "TANDEM_MAX_ADAPTERS"
 MAX_PROBE_PROMPTS = 64
@@ -49,6 +50,11 @@ class ProbeBody(Body):
     prompts: list[PromptBody] = Field(max_length=MAX_PROBE_PROMPTS)
 
 
+class WeightsBody(Body):
+    path: str
+    base: str
+
+
 class TandemPlugin:
     """vLLM makes one, calls `attach_router` while it builds the app and `init_state` once the engine is there."""
 
@@ -63,6 +69,7 @@ class TandemPlugin:
         state.tandem_shelf = AdapterShelf(
             engine_client, state.openai_serving_models, int(os.environ[MAX_ADAPTERS_VARIABLE])
         )
+        state.tandem_weights = BaseWeights(engine_client, state.openai_serving_models, state.tandem_shelf)
 
 
 @router.post("/adapters")
@@ -106,6 +113,21 @@ async def probe(body: ProbeBody, request: Request) -> JSONResponse:
     return await _answer(work)
 
 
+@router.post("/pause")
+async def pause(request: Request) -> JSONResponse:
+    return await _answer(_weights(request).pause)
+
+
+@router.post("/weights")
+async def swap(body: WeightsBody, request: Request) -> JSONResponse:
+    return await _answer(lambda: _weights(request).swap(body.path, body.base))
+
+
+@router.post("/resume")
+async def resume(request: Request) -> JSONResponse:
+    return await _answer(_weights(request).resume)
+
+
 @router.get("/stats")
 async def load(request: Request) -> JSONResponse:
     return JSONResponse(stats(request.app.state.tandem_engine))
@@ -114,6 +136,11 @@ async def load(request: Request) -> JSONResponse:
 def _shelf(request: Request) -> AdapterShelf:
     shelf: AdapterShelf = request.app.state.tandem_shelf
     return shelf
+
+
+def _weights(request: Request) -> BaseWeights:
+    weights: BaseWeights = request.app.state.tandem_weights
+    return weights
 
 
 def _reply(held: Held) -> dict[str, Any]:

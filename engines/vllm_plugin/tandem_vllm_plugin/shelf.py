@@ -62,6 +62,14 @@ class AdapterShelf:
             if held is not None:
                 await self._forget(version, held.slot_id)
 
+    async def clear(self) -> None:
+        """Removes all of them, named or not: what comes after has another base."""
+        async with self._lock:
+            for version, held in list(self._held.items()):
+                await self._forget(version, held.slot_id)
+                del self._held[version]
+            await self._remove_orphans()
+
     async def held(self) -> list[Held]:
         """What the engine itself lists; an id that it holds without a name of ours shows as `unnamed@<id>`."""
         async with self._lock:

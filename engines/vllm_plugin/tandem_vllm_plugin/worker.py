@@ -1,4 +1,4 @@
-"""What only a worker knows: which of the model's modules an adapter's weights went into."""
+"""What only a worker can do: tell which modules an adapter's weights went into, and pack a head anew."""
 
 from __future__ import annotations
 
@@ -17,3 +17,15 @@ class AdapterReporter:
         if adapter is None:
             return []
         return sorted(name for name in manager.modules if manager._get_lora_layer_weights(adapter, name) is not None)
+
+    def tandem_pack_heads(self) -> int:
+        """On a CPU a head has a packed copy of its weights, and one that is tied to the embeddings is not packed anew
+        when they are reloaded. Does it; returns for how many."""
+        heads = [
+            module
+            for module in self.model_runner.get_model().modules()
+            if type(module).__name__ == "ParallelLMHead" and getattr(module, "cpu_linear", None) is not None
+        ]
+        for head in heads:
+            head.quant_method.process_weights_after_loading(head)
+        return len(heads)

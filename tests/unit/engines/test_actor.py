@@ -18,6 +18,7 @@ from engines.config import EngineConfig
 from engines.errors import AdapterRefused, Conflict, EngineFault, NotFound, Unavailable
 from engines.fake import FakeEngine
 from engines.fake.faults import Faults
+from engines.fake.model import MODEL_FILE, FakeModel
 from engines.lifeline import group_members
 from engines.types import EngineState, ProbePrompt, UserLoad, VersionName
 
@@ -282,3 +283,50 @@ async def test_an_engine_that_exited_is_started_anew_and_holds_nothing(actor: En
     assert await held(actor) == []
     await load(actor, tmp_path, 1)
     assert await held(actor) == [version(1)]
+
+
+def model(tmp_path: Path, name: str, *, loads: bool = True) -> EngineConfig:
+    """Another model for the fixture's actor, with other weights."""
+    directory = tmp_path / name
+    directory.mkdir()
+    (directory / MODEL_FILE).write_text(FakeModel(weights=name, starts=loads).model_dump_json())
+    return EngineConfig(model=str(directory), kind="fake", max_loras=MAX_LORAS)
+
+
+async def base_logprobs(actor: EngineActor, engine: str) -> tuple[float, ...]:
+    (score,) = await actor.probe(VersionName(engine, 0), (ProbePrompt("what?", "this", None, 2),))
+    return score.logprobs
+
+
+async def test_a_swap_leaves_the_process_and_nothing_of_the_old_base(actor: EngineActor, tmp_path: Path) -> None:
+    group, before = engine_of(actor).process.group, await base_logprobs(actor, "small")
+    await load(actor, tmp_path, 1)
+    await actor.swap("small.g2", model(tmp_path, "new"))
+    assert engine_of(actor).process.group == group
+    assert await base_logprobs(actor, "small.g2") != before
+    status = await actor.status()
+    assert (status.engine, status.adapters, status.leases) == ("small.g2", (), ())
+    with pytest.raises(NotFound):
+        await actor.probe(version(1), (ProbePrompt("what?", "this", None, 1),))
+
+
+async def test_a_swap_that_fails_leaves_the_old_base_served(actor: EngineActor, tmp_path: Path) -> None:
+    before = await base_logprobs(actor, "small")
+    with pytest.raises(EngineFault):
+        await actor.swap("small.g2", model(tmp_path, "broken", loads=False))
+    status = await actor.status()
+    assert (status.engine, status.health.is_ready) == ("small", True)
+    assert await base_logprobs(actor, "small") == before
+
+
+async def test_an_actor_that_serves_another_engine_is_started_anew_as_the_one_asked_for(
+    actor: EngineActor, tmp_path: Path
+) -> None:
+    old, config = engine_of(actor), actor._config
+    await actor.swap("small.g2", model(tmp_path, "new"))
+    await actor.host("small", config)
+    assert engine_of(actor).process.group != old.process.group
+    assert (await actor.status()).engine == "small"
+    same = engine_of(actor)
+    await actor.host("small", config)
+    assert engine_of(actor) is same

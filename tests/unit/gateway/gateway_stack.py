@@ -18,12 +18,14 @@ import uvicorn
 from PIL import Image
 
 from engines.config import EngineConfig
+from engines.errors import Conflict
 from engines.fake import FakeEngine
 from engines.types import Endpoint, VersionName
 from gateway.app import App, Services, build_app
 from gateway.board import ReplicaBoard
 from gateway.config import TandemConfig
 from gateway.connection import bounded_connection
+from gateway.generation import GenerationRow, ReleaseProgress
 from gateway.media import ImageStore
 from gateway.metrics import Metrics
 from gateway.record import Recorder
@@ -69,6 +71,16 @@ class RowPublisher:
             self._routes.add_version(name, to)
         self._routes.set_alias(row)
         return PublishReport(alias, row.live, row.previous, row.generation, 0.0, (), "rows")
+
+
+class NoReleaser:
+    """Releases nothing."""
+
+    async def release(self, engine: str, path: Path, *, in_place: bool = False) -> GenerationRow:
+        raise Conflict("there are no replicas here")
+
+    def progress_of(self, row: GenerationRow) -> ReleaseProgress:
+        return ReleaseProgress(row.steps)
 
 
 @dataclass(frozen=True)
@@ -118,12 +130,15 @@ def make_config(folder: Path, **gateway: Any) -> TandemConfig:
 
 def open_services(config: TandemConfig, *endpoints: Endpoint) -> Services:
     store, metrics, routes = open_store(config.store.url), Metrics(), RouteTable()
+    store.generations.ensure("small", config.engines["small"].model_path())
     routes.set_alias(store.aliases.ensure("vqa", "small"))
     for number, endpoint in enumerate(endpoints):
         routes.set_replica(ReplicaRoute(f"small/{number}", "small", endpoint, ready=True))
     images = ImageStore(config.store.media)
     recorder = Recorder(store, images, metrics, config.gateway)
-    return Services(config, store, images, routes, recorder, RowPublisher(store, routes), metrics, ReplicaBoard())
+    return Services(
+        config, store, images, routes, recorder, RowPublisher(store, routes), NoReleaser(), metrics, ReplicaBoard()
+    )
 
 
 @asynccontextmanager

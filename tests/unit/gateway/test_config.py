@@ -165,6 +165,7 @@ def test_models_of_fake_engines_and_server_urls_stay_as_they_are(file: Path) -> 
         ({"models": {"vqa": {"engine": "smal"}}}, "models.vqa.engine: no engine 'smal'; configured: small"),
         ({"models": {"small": {"engine": "small"}}}, "models.small: an engine has this name"),
         ({"models": {"a b": {"engine": "small"}}}, "'a b' is not a name"),
+        ({"models": {"small.g2": {"engine": "small"}}}, "'small.g2': names that end like this"),
         ({"store": 3}, "store: "),
     ],
 )

@@ -1,0 +1,66 @@
+"""Whether another model fits the place of one that an engine's process serves: only its weights may differ.
+
+What a process has read once stays: architecture, number format, tokenizer, processor, chat template.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engines.adapter.base import COPY_FILE, INDEX_FILE
+from engines.errors import BadRequest
+from engines.export_probe import EXPORT_FILE
+
+KINDS = ("vllm", "fake")
+"""Back ends that can swap their weights."""
+CONFIG_FILE = "config.json"
+_TEXTS = (".json", ".jinja", ".txt", ".model")
+_OF_ITS_OWN = frozenset({CONFIG_FILE, COPY_FILE, INDEX_FILE, EXPORT_FILE, "fake.json"})
+_OF_THE_WRITER = frozenset(
+    {"_name_or_path", "transformers_version", "version", "quantization_status", "dtype", "torch_dtype"}
+)
+"""Keys of config.json that say who wrote it, or what an engine's own `dtype` overrides."""
+
+
+def check_place(served: Path, other: Path) -> None:
+    """Raises `BadRequest` naming the first file that differs."""
+    if _config(served) != _config(other):
+        raise BadRequest(_differs(CONFIG_FILE, served, other), param="path")
+    for name in sorted(_texts(served) | _texts(other)):
+        if _bytes(served / name) != _bytes(other / name):
+            raise BadRequest(_differs(name, served, other), param="path")
+
+
+def _differs(name: str, served: Path, other: Path) -> str:
+    return (
+        f"{name} of {other} is not that of {served}, so it does not fit the place of it in a running engine: "
+        "release it by a rolling swap"
+    )
+
+
+def _config(model: Path) -> Any:
+    try:
+        return _plain(json.loads((model / CONFIG_FILE).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{model / CONFIG_FILE} cannot be read as JSON", param="path") from error
+
+
+def _plain(value: Any) -> Any:
+    """Without what says nothing: keys of the writer, nulls, empty objects, the order of names."""
+    if isinstance(value, dict):
+        plain = {key: _plain(one) for key, one in value.items() if key not in _OF_THE_WRITER}
+        return {key: one for key, one in plain.items() if one is not None and one != {}}
+    if isinstance(value, list):
+        items = [_plain(one) for one in value]
+        return sorted(items) if all(isinstance(one, str) for one in items) else items
+    return value
+
+
+def _texts(model: Path) -> set[str]:
+    return {path.name for path in model.iterdir() if path.suffix in _TEXTS} - _OF_ITS_OWN
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

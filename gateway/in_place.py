@@ -1,0 +1,70 @@
+"""A swap in place: each replica's process gets the new weights, where there is no room for a second one.
+
+    for each replica:  drain the old one -> swap its weights -> probe it -> join as the new one -> (flip)
+
+While the only replica of an engine is swapped nobody can answer: requests wait in the gateway, and go on with the new
+base. What fails before the flip is undone by the same way back, or by starting the old model anew; after the flip,
+a replica that can't be swapped is started anew with the new model by its watch.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from engines.errors import TandemError
+from gateway.swap import Swap
+
+_log = logging.getLogger(__name__)
+
+
+class InPlaceSwap(Swap):
+    async def run(self) -> None:
+        routes = self._ground.routes
+        try:
+            for number in range(self._new.config.replicas):
+                await self._replace(number)
+                await self._flip_if_half(number + 1)
+                if self.is_flipped:
+                    routes.reopen(self._old.row.name)
+        except Exception:
+            await (self._finish() if self.is_flipped else self._undo())
+            raise
+        finally:
+            routes.reopen(self._old.row.name)
+
+    async def _replace(self, number: int) -> None:
+        old, new = self._old.replica(number), self._new.replica(number)
+        async with self._clock.step("drain", old):
+            if not self.is_flipped and self._ground.routes.in_service(self._old.row.name) == {old}:
+                self._ground.routes.close(self._old.row.name)
+            await self._lineup.detach(old, self._drain_timeout_s)
+        replica = await self._lineup.make(self._new.row, number)
+        async with self._clock.step("swap", new):
+            await replica.swap()
+        async with self._clock.step("probe", new):
+            await self._probe(replica)
+        async with self._clock.step("join", new):
+            await self._serve(self._new, number)
+
+    async def _undo(self) -> None:
+        """The old weights again, in every replica that has others; those that can't be told are started anew."""
+        for number in range(self._old.config.replicas):
+            if self._old.replica(number) not in self._lineup.names_of(self._old.row.name):
+                await self._put_back(number)
+        for number in range(self._old.config.replicas):
+            await self._serve(self._old, number)
+
+    async def _put_back(self, number: int) -> None:
+        try:
+            await self._lineup.detach(self._new.replica(number), self._drain_timeout_s)
+            replica = await self._lineup.make(self._old.row, number)
+            if (await replica.status()).engine != self._old.row.name:
+                await replica.swap()
+        except TandemError as error:
+            _log.warning("%s is started anew: its weights were not put back: %s", self._old.replica(number), error)
+
+    async def _finish(self) -> None:
+        """Started anew with the new model, by their watches."""
+        for name in self._lineup.names_of(self._old.row.name):
+            await self._lineup.detach(name, self._drain_timeout_s)
+        await self._lineup.open(self._new.row, self._new.config.replicas)

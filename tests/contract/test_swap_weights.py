@@ -1,0 +1,115 @@
+"""Another base model in the process that runs: served as a fresh engine would serve it, and nothing is left over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from chatting import ask, picture, request, status_of
+from other_model import write_other, write_other_fp8
+from peft_adapters import write_adapter
+from stack import WEIGHTS
+
+from engines.backends import BACK_ENDS
+from engines.config import EngineConfig
+from engines.errors import Conflict, TandemError
+from engines.fake.model import MODEL_FILE
+from engines.served import ServedEngine
+from engines.types import AdapterRef, ProbePrompt, VersionName
+
+pytestmark = pytest.mark.timeout(500)
+
+QUESTION = "what color is the shape?"
+OLD, NEW = VersionName("small", 0), VersionName("small.g2", 0)
+PROMPTS = (ProbePrompt(QUESTION, "red", picture("red"), 2), ProbePrompt("is there a circle?", "yes", None, 2))
+SAME = 1e-3
+"""Nats by which two processes with the same weights may differ: their kernels add in another order."""
+
+
+async def test_the_fake_serves_another_model_in_place(tmp_path: Path) -> None:
+    models = [tmp_path / name for name in ("old", "new")]
+    for number, model in enumerate(models):
+        model.mkdir()
+        (model / MODEL_FILE).write_text(json.dumps({"weights": str(number)}))
+    await check_swap("fake", *models, tmp_path)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+async def test_vllm_serves_another_model_in_place_with_a_tied_head(tmp_path: Path) -> None:
+    await check_swap("vllm", WEIGHTS / "base", write_other(tmp_path / "other"), tmp_path)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+async def test_vllm_serves_another_model_in_place_in_fp8(tmp_path: Path) -> None:
+    await check_swap("vllm", WEIGHTS / "base-fp8", write_other_fp8(tmp_path), tmp_path)
+
+
+async def check_swap(kind: str, old: Path, new: Path, root: Path) -> None:
+    async with running(kind, new, root / "fresh", NEW.alias) as fresh:
+        wanted = await logprobs(fresh, NEW)
+        wanted_text = (await ask(fresh.endpoint, asked(NEW))).text
+    async with running(kind, old, root / "swapped", OLD.alias) as engine:
+        before = await logprobs(engine, OLD)
+        assert (await ask(engine.endpoint, asked(OLD))).body["model"] == str(OLD)  # its picture is cached now
+        if kind == "vllm":
+            adapter = AdapterRef(VersionName("vqa", 1), 1, write_adapter(root / "adapter", old, seed=1))
+            await engine.load_adapter(adapter)
+        with pytest.raises(Conflict, match="pause it first"):
+            await engine.swap_weights(new, NEW)
+        await engine.pause()
+        await engine.swap_weights(new, NEW)
+        await engine.resume()
+        said = await ask(engine.endpoint, asked(NEW))
+        assert (said.body["model"], said.text) == (str(NEW), wanted_text)
+        assert said.body["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        after = await logprobs(engine, NEW)
+        assert distance(after, wanted) < SAME < distance(after, before)
+        assert await status_of(engine.endpoint, asked(OLD)) == 404
+        assert await engine.list_adapters() == ()
+        assert await status_of(engine.endpoint, {**asked(NEW), "model": "vqa@1"}) == 404
+        await check_a_failure_can_be_put_right(engine, old, root, before)
+
+
+async def check_a_failure_can_be_put_right(
+    engine: ServedEngine, old: Path, root: Path, before: tuple[float, ...]
+) -> None:
+    """A directory that can't be loaded is an error, after which the old model can be."""
+    broken = root / "broken"
+    broken.mkdir()
+    (broken / MODEL_FILE).write_text(json.dumps({"starts": False}))
+    await engine.pause()
+    with pytest.raises(TandemError):
+        await engine.swap_weights(broken, VersionName("small.g3", 0))
+    await engine.swap_weights(old, OLD)
+    await engine.resume()
+    assert distance(await logprobs(engine, OLD), before) < SAME
+
+
+@asynccontextmanager
+async def running(kind: str, model: Path, root: Path, name: str) -> AsyncIterator[ServedEngine]:
+    config = EngineConfig(model=str(model), kind=kind, max_model_len=512)
+    engine = BACK_ENDS[kind](name, config, root)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def asked(version: VersionName) -> dict[str, object]:
+    return request(str(version), QUESTION, picture("red"))
+
+
+async def logprobs(engine: ServedEngine, version: VersionName) -> tuple[float, ...]:
+    scores = await engine.probe(version, PROMPTS)
+    return tuple(value for score in scores for value in score.logprobs)
+
+
+def distance(these: tuple[float, ...], those: tuple[float, ...]) -> float:
+    """The largest, in nats."""
+    return max(abs(a - b) for a, b in zip(these, those, strict=True))

@@ -1,0 +1,36 @@
+"""Another model of the toy base's shape: the base with noise on its language side, head and embeddings included."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stack import WEIGHTS
+
+NOISE = 0.2
+"""As a share of each tensor's own standard deviation: enough that every answer's log-probabilities move."""
+
+
+def write_other(directory: Path, seed: int = 1) -> Path:
+    """In bfloat16, as the toy base is."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(WEIGHTS / "base", directory)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = load_file(directory / "model.safetensors")
+    for name, tensor in tensors.items():
+        if ".visual." not in name:
+            noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * NOISE
+            tensors[name] = (tensor.float() + noise).to(tensor.dtype)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def write_other_fp8(root: Path, seed: int = 1) -> Path:
+    """The same in FP8, as `base-fp8` is of the base."""
+    from learners.toy.quantize import quantize
+
+    directory = root / "other-fp8"
+    quantize(write_other(root / "other", seed), directory)
+    return directory
