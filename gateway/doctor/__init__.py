@@ -24,6 +24,7 @@ from gateway.doctor.interpreters import check_engine_packages, check_packages, c
 from gateway.doctor.models import check_models
 from gateway.doctor.orphans import check_orphans
 from gateway.doctor.registry import check_registry, check_unfinished
+from gateway.doctor.schemes import check_schemes
 from gateway.doctor.service import check_port, check_replicas
 from gateway.doctor.store import check_clock, check_integrity, check_migration, check_store
 
@@ -36,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     check_packages,
     check_engine_packages,
     check_models,
+    check_schemes,
     check_remote_servers,
     check_accelerators,
     check_memory,

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from chatting import ask, picture, request, status_of
+from evidence import Supports
 from other_model import write_other, write_other_fp8
 from peft_adapters import write_adapter
 from stack import WEIGHTS
+from support_rows import Aspect
 
 from engines.backends import BACK_ENDS
 from engines.config import EngineConfig
@@ -29,23 +31,26 @@ SAME = 1e-3
 """Nats by which two processes with the same weights may differ: their kernels add in another order."""
 
 
-async def test_the_fake_serves_another_model_in_place(tmp_path: Path) -> None:
+async def test_the_fake_serves_another_model_in_place(tmp_path: Path, supports: Supports) -> None:
     models = [tmp_path / name for name in ("old", "new")]
     for number, model in enumerate(models):
         model.mkdir()
         (model / MODEL_FILE).write_text(json.dumps({"weights": str(number)}))
+    supports(EngineConfig(model=str(models[0]), kind="fake"), Aspect.SWAP)
     await check_swap("fake", *models, tmp_path)
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
-async def test_vllm_serves_another_model_in_place_with_a_tied_head(tmp_path: Path) -> None:
+async def test_vllm_serves_another_model_in_place_with_a_tied_head(tmp_path: Path, supports: Supports) -> None:
+    supports(EngineConfig(model=str(WEIGHTS / "base")), Aspect.SWAP)
     await check_swap("vllm", WEIGHTS / "base", write_other(tmp_path / "other"), tmp_path)
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
-async def test_vllm_serves_another_model_in_place_in_fp8(tmp_path: Path) -> None:
+async def test_vllm_serves_another_model_in_place_in_fp8(tmp_path: Path, supports: Supports) -> None:
+    supports(EngineConfig(model=str(WEIGHTS / "base-fp8")), Aspect.SWAP)
     await check_swap("vllm", WEIGHTS / "base-fp8", write_other_fp8(tmp_path), tmp_path)
 
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from evidence import Supports
 from stack import ROOT, WEIGHTS, run_learner
+from support_rows import Aspect
 
 from engines.adapter import base_hash_of, read_base, verify
+from engines.config import EngineConfig
 from engines.errors import AdapterRefused
 from engines.schemes import MachineKind, here
 from learners.export.report import ExportReport, read_report
@@ -68,7 +71,9 @@ def test_rounding_costs_little_accuracy(exported: Exported) -> None:
     assert report.quality.perplexity < 1.1 * report.unquantized_quality.perplexity
 
 
-def test_an_engine_serves_it_as_accurately_or_the_report_says_why_none_did(exported: Exported) -> None:
+def test_an_engine_serves_it_as_accurately_or_the_report_says_why_none_did(
+    exported: Exported, supports: Supports
+) -> None:
     tested, report = exported.report.load_test, exported.report
     if report.method.scheme.is_grouped and here() is MachineKind.CPU_AVX2:
         assert tested.status == "not tested"
@@ -76,6 +81,7 @@ def test_an_engine_serves_it_as_accurately_or_the_report_says_why_none_did(expor
         assert f"not load-tested here: {tested.reason}" in exported.narration
         assert report.probe == ()
         return
+    supports(EngineConfig(model=str(exported.directory)), Aspect.EXPORT)
     assert tested.status == "passed"
     assert tested.num_questions == NUM_QUESTIONS
     assert report.unquantized_quality is not None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from evidence import Supports
-from stack import ROOT, WEIGHTS, run_learner
+from stack import ROOT, run_learner
 from support_rows import Aspect
+from toys import TOYS
 
-from learners.config import GrpoConfig, load_job
 from learners.events import Event, consumed_rows, read_events
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -21,7 +21,7 @@ MAX_MISMATCH = 0.003
 JOB = """
 method = "grpo"
 name = "{name}"
-model = "{weights}/base"
+model = "{model}"
 data = "{data}"
 prompts_per_step = 16
 group_size = 8
@@ -31,7 +31,7 @@ ray_address = ""
 max_running = 16
 max_new_tokens = 8
 [rollout.own]
-model = "{weights}/base"
+model = "{model}"
 kind = "vllm"
 max_loras = 5
 reserved_for_rollout = 3
@@ -44,11 +44,11 @@ def make_rows(root: Path, name: str, num: int, seed: int) -> Path:
     return out
 
 
-def run_grpo(root: Path, name: str, *settings: str, num_rows: int = 640) -> tuple[Path, list[Event]]:
+def run_grpo(root: Path, name: str, model: Path, *settings: str, num_rows: int = 640) -> tuple[Path, list[Event]]:
     """The job's directory and its events; its pushes agree with the learner."""
     job = root / f"{name}.toml"
     data = make_rows(root, f"{name}-prompts", num_rows, seed=7)
-    job.write_text(JOB.format(name=name, weights=WEIGHTS, data=data, settings="\n".join(settings)))
+    job.write_text(JOB.format(name=name, model=model, data=data, settings="\n".join(settings)))
     done = subprocess.run(
         [sys.executable, "-m", "learners", "grpo", "--config", str(job)],
         cwd=ROOT,
@@ -65,20 +65,22 @@ def run_grpo(root: Path, name: str, *settings: str, num_rows: int = 640) -> tupl
     return root / "jobs" / name, events
 
 
-def test_what_is_sampled_from_is_what_was_learned_at_every_push(tmp_path: Path, supports: Supports) -> None:
+@pytest.mark.parametrize("family", TOYS)
+def test_what_is_sampled_from_is_what_was_learned_at_every_push(
+    tmp_path: Path, family: str, supports: Supports
+) -> None:
     """`run_grpo` holds each push to the limit; here also: that there was something to tell apart."""
     _, events = run_grpo(
         tmp_path,
         "pushes",
+        TOYS[family].base,
         "learning_rate = 2e-3",
         "max_steps = 6",
         "save_every = 6",
         '[[rewards]]\nname = "exact_match"',
         num_rows=96,
     )
-    own = load_job(tmp_path / "pushes.toml", kind=GrpoConfig).rollout.own
-    assert own is not None
-    supports(own, Aspect.GRPO)
+    supports(tmp_path / "pushes.toml", Aspect.GRPO)
     pushes = [event for event in events if event.type == "push"]
     assert [event.data["version"] for event in pushes] == [f"pushes.1/step@{number}" for number in range(1, 8)]
     assert pushes[-1].data["effect"] > MAX_MISMATCH

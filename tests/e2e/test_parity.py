@@ -18,6 +18,7 @@ from evidence import Supports
 from prompts import MAX_TOKENS, Answer, Prompt, ask, client_of
 from safetensors.numpy import load_file, save_file
 from support_rows import Aspect
+from toys import TOYS, Toy
 
 from engines.config import EngineConfig
 from engines.served import ServedEngine
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
-WEIGHTS = Path(__file__).parents[2] / "learners" / "toy" / "weights"
 TRAIN_TIMEOUT_S = 150.0
 MIN_PROMPT_TOKENS = 300
 CACHE_BLOCK_TOKENS = 128  # vLLM's on a CPU
@@ -59,15 +59,21 @@ class Stage:
     trained: Path
 
 
+@pytest.fixture(scope="module", params=["qwen3_vl", pytest.param("internvl", marks=pytest.mark.slow)])
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return TOYS[request.param]
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def stage(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """All at once: starting an engine leaves half of two cores idle."""
     root = tmp_path_factory.mktemp("parity")
-    plain, cold, fp8 = (build(*names, root) for names in (("plain", "base"), ("cold", "base"), ("fp8", "base-fp8")))
+    models = (("plain", toy.base), ("cold", toy.base), ("fp8", toy.fp8))
+    plain, cold, fp8 = (build(name, model, root) for name, model in models)
     engines = (plain, cold, fp8)
     try:
         async with asyncio.TaskGroup() as group:
-            training = group.create_task(train(root))
+            training = group.create_task(train(root, toy.base))
             for engine in engines:
                 group.create_task(engine.start())
         yield Stage(plain, cold, fp8, training.result())
@@ -88,17 +94,17 @@ def random_adapter(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def base_reference() -> Reference:
+def base_reference(toy: Toy) -> Reference:
     from reference import Reference
 
-    return Reference(WEIGHTS / "base")
+    return Reference(toy.base)
 
 
 @pytest.fixture(scope="module")
-def merged_reference(stage: Stage) -> Reference:
+def merged_reference(toy: Toy, stage: Stage) -> Reference:
     from reference import Reference
 
-    return Reference(WEIGHTS / "base", stage.trained)
+    return Reference(toy.base, stage.trained)
 
 
 async def test_a_long_prompt_after_a_swap_gives_what_a_cold_engine_gives(
@@ -160,16 +166,16 @@ async def test_the_adapter_on_an_fp8_base_is_close_to_the_adapter_merged(
     assert np.mean(errors(base_reference, prompts, answers)) > 10 * MAX_MEAN_LOGPROB_ERROR_FP8
 
 
-def build(name: str, model: str, log_dir: Path) -> VllmEngine:
-    return VllmEngine(name, EngineConfig(model=str(WEIGHTS / model), dtype="float32"), log_dir)
+def build(name: str, model: Path, log_dir: Path) -> VllmEngine:
+    return VllmEngine(name, EngineConfig(model=str(model), dtype="float32"), log_dir)
 
 
-async def train(root: Path) -> Path:
+async def train(root: Path, base: Path) -> Path:
     """The directory of an adapter, made by twenty steps of `python -m learners sft` on corrections."""
     rows = [{"image": str(row.image_path), "text": row.text, "answer": row.answer} for row in corrections(0, 160)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "job.toml").write_text(
-        f'name = "parity"\nroot = "{root}"\nmodel = "{WEIGHTS / "base"}"\ndata = "rows.jsonl"\nmax_steps = 20\n'
+        f'name = "parity"\nroot = "{root}"\nmodel = "{base}"\ndata = "rows.jsonl"\nmax_steps = 20\n'
     )
     command = (sys.executable, "-m", "learners", "sft", "--config", str(root / "job.toml"), "--json")
     child = await asyncio.create_subprocess_exec(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evidence import Supports
 from grpo_run import run_job
 from stack import WEIGHTS, run_learner
+from support_rows import Aspect
 
 from learners.events import consumed_rows, read_events
 
@@ -40,12 +42,13 @@ max-cudagraph-capture-size = 128
 
 
 @pytest.mark.parametrize("engine", ["base", "base-fp8"])
-def test_each_push_agrees_and_each_row_is_learned_from_once(tmp_path: Path, engine: str) -> None:
+def test_each_push_agrees_and_each_row_is_learned_from_once(tmp_path: Path, engine: str, supports: Supports) -> None:
     data, job = tmp_path / "rows.jsonl", tmp_path / "job.toml"
     num_rows = str(NUM_STEPS * PROMPTS_PER_STEP)
     run_learner("toy", "rows", "--set", "corrections", "--num", num_rows, "--seed", "7", "--out", str(data))
     job.write_text(JOB.format(data=data, engine=engine))
     run_job(job, tmp_path, "on-gpu", (), {})
+    supports(job, Aspect.GRPO)
     events = tmp_path / "jobs" / "on-gpu" / "events.jsonl"
     pushes = [event for event in read_events(events) if event.type == "push"]
     assert len(pushes) == NUM_STEPS + 1

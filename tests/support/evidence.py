@@ -3,7 +3,7 @@
 A test is evidence if it takes an engine: a fixture whose value has a `config` that is an `EngineConfig` (as every
 `Engine` of ours has). Of what it is evidence, in this order:
 
-- what it, or a fixture of it, called `supports(config, Aspect.X)` for; `config` may also be a stack's TOML file;
+- what it called `supports(config, Aspect.X)` for; `config` may also be the TOML file of a stack, or of a GRPO job;
 - the aspects of its marker, `@pytest.mark.supports(Aspect.SWAP)`;
 - `adapter`, if it makes adapters (fixture `make_adapter`), else `serve`.
 
@@ -12,6 +12,7 @@ Results of earlier runs in the same file are kept, test by test.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,6 @@ def _aspects_of(item: pytest.Item) -> tuple[Aspect, ...]:
 def _engines_in(config: EngineConfig | Path) -> tuple[EngineConfig, ...]:
     if isinstance(config, EngineConfig):
         return (config,)
-    from gateway.config import load_config
-
-    return tuple(load_config(config).engines.values())
+    values = tomllib.loads(config.read_text())
+    sections = values["engines"].values() if "engines" in values else [values["rollout"]["own"]]
+    return tuple(EngineConfig.model_validate(section) for section in sections)

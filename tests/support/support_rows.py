@@ -114,7 +114,7 @@ def merge(report: Report, outcomes: Iterable[Outcome], broken: Iterable[str] = (
     table: dict[Seen, dict[str, bool]] = {}
     for row in report.rows:
         tests = {**dict.fromkeys(row.passed, True), **dict.fromkeys(row.failed, False)}
-        table[_key(row)] = tests | dict.fromkeys(tests.keys() & set(broken), False)
+        table[seen_of(row)] = tests | dict.fromkeys(tests.keys() & set(broken), False)
     for outcome in outcomes:
         table.setdefault(outcome.seen, {})[outcome.test] = outcome.passed
     return report.model_copy(update={"rows": tuple(_row(seen, tests) for seen, tests in sorted(table.items()))})
@@ -143,7 +143,8 @@ def committed(results: Path = RESULTS) -> tuple[Report, ...]:
     return tuple(read(path) for path in sorted(results.glob("support-*.json")))
 
 
-def _key(row: Row) -> Seen:
+def seen_of(row: Row) -> Seen:
+    """Of what a row is."""
     return Seen(row.engine, row.family, row.scheme.value, row.dtype, row.aspect.value)
 
 

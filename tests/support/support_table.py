@@ -36,6 +36,7 @@ says the same of one model on one machine, known family or not.
 version takes over without a restart; `SFT`, `GRPO`: what is trained is served; `export`: a merged, quantized copy is.
 
     pytest tests/contract tests/e2e --support-report docs/results
+    python tests/support/support_join.py FILE...       # what was made elsewhere, as on a machine with a GPU
     python tests/support/support_table.py
 """
 

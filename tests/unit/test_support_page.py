@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_rows import Aspect, Outcome, Report, Row, Seen, committed, merge, seen_by
+from support_join import join
+from support_rows import Aspect, Outcome, Report, Row, Seen, committed, merge, seen_by, write
 from support_table import PAGE, page
 
 from engines.config import EngineConfig
@@ -65,6 +66,24 @@ def test_a_test_counts_once_as_it_went_last() -> None:
     before = report(row(passed=["a", "b"], failed=["c"]))
     after = merge(before, [Outcome(SEEN, "c", True), Outcome(SEEN, "a", False), Outcome(SEEN, "d", True)])
     assert after.rows == (row(passed=["b", "c", "d"], failed=["a"]),)
+
+
+def test_a_report_made_elsewhere_is_joined_to_that_of_its_machine(tmp_path: Path) -> None:
+    made, results = tmp_path / "made.json", tmp_path / "results"
+    for rows in ([row(passed=["a"], failed=["b"])], [row(passed=["b", "c"])]):
+        write(made, report(*rows))
+        assert join(made, results) == results / "support-cpu-avx2.json"
+    assert committed(results)[0].rows == (row(passed=["a", "b", "c"]),)
+
+
+@pytest.mark.parametrize("machine", [report.machine for report in committed()])
+def test_evidence_names_tests_that_are_there(machine: MachineKind) -> None:
+    (made,) = (report for report in committed() if report.machine is machine)
+    tests = {test.partition("[")[0] for one in made.rows for test in (*one.passed, *one.failed)}
+    assert tests
+    for test in tests:
+        path, _, name = test.partition("::")
+        assert name in (Path(__file__).parents[2] / path).read_text(), test
 
 
 def test_a_test_whose_engine_did_not_start_has_failed() -> None:

@@ -32,6 +32,7 @@ from gateway.doctor.folders import (
 from gateway.doctor.interpreters import check_engine_packages, check_packages, check_python
 from gateway.doctor.machine import GIB, Machine
 from gateway.doctor.models import check_models
+from gateway.doctor.schemes import check_schemes
 
 NO_AVX, AVX = "flags\t: fpu sse2 avx2\n", "flags\t: fpu avx2 avx512f\n"
 
@@ -105,6 +106,14 @@ def test_a_model_is_there_whole_and_of_a_known_family(tmp_path: Path) -> None:
     model.rename(tmp_path / "elsewhere")
     expect(check_models(context), Level.FAIL, "is no directory", "hf download")
     expect(check_models(Context(configured(tmp_path))), Level.OK)
+
+
+def test_a_scheme_that_this_machine_cannot_serve_fails(tmp_path: Path) -> None:
+    build = {"small": CPU_BUILD}
+    expect(check_schemes(Context(configured(tmp_path, kind="vllm"), builds=build)), Level.OK, "unquantized on cpu-")
+    online = Context(configured(tmp_path, kind="vllm", quantization="fp8"), builds=build)
+    expect(check_schemes(online), Level.FAIL, "cannot serve online-fp8", f"tandem doctor {TOY}")
+    expect(check_schemes(Context(configured(tmp_path))), Level.OK)
 
 
 def test_gpus_are_counted_against_replicas_and_tensor_parallel(tmp_path: Path) -> None:
