@@ -19,6 +19,7 @@ from engines.adapter import WEIGHTS_FILE
 from engines.adapter.base import COPY_FILE, weight_files
 from engines.adapter.mergeable import LORA_A, LORA_B, MAGNITUDE, MergeableAdapter
 from engines.errors import AdapterRefused, BadRequest
+from engines.export_probe import EXPORT_FILE
 from engines.profiles import FamilyProfile, profile_of, read_config
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_unquantized(base: Path) -> None:
 def copy_texts(model: Path, out: Path) -> None:
     """Copies what belongs to a model beside its weights; whose copy it is does not hold for another one."""
     for path in sorted(model.iterdir()):
-        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in (COPY_FILE, "export.json"):
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in (COPY_FILE, EXPORT_FILE):
             shutil.copyfile(path, out / path.name)
 
 
@@ -72,8 +73,8 @@ def _load(adapter: MergeableAdapter) -> dict[str, Tensor]:
 
 
 def _module_of(name: str, profile: FamilyProfile) -> str | None:
-    stored, _, leaf = name.rpartition(".")
-    return profile.model_module(stored) if leaf == "weight" else None
+    module, _, leaf = profile.model_module(name).rpartition(".")
+    return module if leaf == "weight" else None
 
 
 def _parts(lora: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What made it, and the modules that stayed as they were, as the checkpoint names them."""
+    """What made it, and the modules that stayed as they were: by the checkpoint's names, and by the model's."""
 
     versions: Mapping[str, str]
     device: str
@@ -71,6 +71,7 @@ def quantize(python: Path, request: Request, profile: FamilyProfile, out: Path, 
         if path.exists():
             path.rename(out / path.name).chmod(READABLE)
     quantization = read_config(made)["quantization_config"]
+    quantization["ignore"] = list(_all_names(quantization["ignore"], profile))
     config = {**read_config(request.model), "quantization_config": quantization}
     write_atomic(out / "config.json", _json(config))
     write_atomic(out / COPY_FILE, _json({"base_hash": base_hash_of(request.model)}))
@@ -81,13 +82,20 @@ def check_left_alone(model: Path, made: Path, profile: FamilyProfile) -> None:
     """Raises `Internal` unless just the language linears were quantized, and nothing else has changed."""
     before, after = _hashes(model), _hashes(made)
     for name, digest in before.items():
-        module = profile.model_module(name.removesuffix(".weight"))
+        module = profile.model_module(name).removesuffix(".weight")
         is_kept = after.get(name) == digest
         if is_kept == profile.is_target(module):
             raise Internal(
                 f"llm-compressor {'did not quantize' if is_kept else 'changed'} {name}: the family profile "
                 f"{profile.name} or the recipe is wrong, and nothing was kept"
             )
+
+
+def _all_names(ignored: Iterable[str], profile: FamilyProfile) -> Iterator[str]:
+    """Engines look modules up by a checkpoint's names, transformers by the model's."""
+    for name in ignored:
+        of_model = profile.model_module(f"{name}.weight").removesuffix(".weight")
+        yield from dict.fromkeys((name, of_model))
 
 
 def _run_child(python: Path, document: dict[str, Any], scratch: Path) -> None:

@@ -9,12 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engines.adapter.base import weight_files
 from engines.adapter.files import write_atomic
-from engines.types import ProbePrompt, ProbeScore
+from engines.export_probe import EXPORT_FILE, ExportRecord
 from learners.config.export import Scheme
 from learners.export.judge import Quality
 from learners.export.load_test import NotServed, Served
-
-EXPORT_FILE = "export.json"
 
 
 class _Part(BaseModel):
@@ -47,7 +45,7 @@ class Method(_Part):
     recipe: dict[str, Any] = Field(default_factory=dict)
     """llm-compressor's own, word for word; empty for `none`."""
     ignore: tuple[str, ...] = ()
-    """Modules that stayed as they were, as the checkpoint names them."""
+    """Modules that stayed as they were: by the checkpoint's names, and by the model's."""
     num_calibration_rows: int = 0
     calibration_hash: str | None = None
     device: str | None = None
@@ -98,28 +96,6 @@ class LoadTested(_Part):
         )
 
 
-class ProbeAnswer(_Part):
-    """A question, its answer, and what the engine of the load test made of it: one entry for each of its tokens."""
-
-    text: str
-    answer: str
-    image: str | None
-    num_tokens: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-    @classmethod
-    def of(cls, prompt: ProbePrompt, score: ProbeScore) -> ProbeAnswer:
-        return cls(
-            text=prompt.text,
-            answer=prompt.answer,
-            image=prompt.image,
-            num_tokens=prompt.num_tokens,
-            token_ids=score.token_ids,
-            logprobs=score.logprobs,
-        )
-
-
 class ExportReport(_Part):
     """One export. A release takes `base_hash` and `probe`."""
 
@@ -141,7 +117,8 @@ class ExportReport(_Part):
     load_test: LoadTested
     seconds: dict[str, float]
     """By step."""
-    probe: tuple[ProbeAnswer, ...] = ()
+    probe: tuple[ExportRecord, ...] = ()
+    """What the engine of the load test made of answers; empty if there was none."""
 
     @property
     def task_difference(self) -> float | None:

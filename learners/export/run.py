@@ -8,12 +8,13 @@ from pathlib import Path
 
 from engines.adapter.base import base_hash_of, read_base
 from engines.adapter.mergeable import MergeableAdapter, verify_mergeable
-from engines.types import ProbePrompt
+from engines.export_probe import ExportRecord
+from engines.types import ProbePrompt, ProbeScore
 from learners.config.export import ExportConfig
 from learners.data.examples import Example
 from learners.data.readers import DataSet, check_rejected, read_data
 from learners.export.load_test import NotServed, Served
-from learners.export.report import ExportReport, LoadTested, ProbeAnswer, Source, num_weight_bytes, write_report
+from learners.export.report import ExportReport, LoadTested, Source, num_weight_bytes, write_report
 from learners.export.steps import UNQUANTIZED, Clock, Rows, Say, Steps
 from learners.merge import check_unquantized
 from learners.whole import writing_directory
@@ -53,7 +54,7 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
             quality=after,
             load_test=LoadTested.of(served, ENGINE),
             seconds=steps.clock.seconds,
-            probe=_answers(probes, served),
+            probe=_records(probes, served),
         )
         write_report(report, out)
     return report
@@ -83,7 +84,18 @@ def _source(config: ExportConfig, adapter: MergeableAdapter | None) -> Source:
     )
 
 
-def _answers(probes: Sequence[ProbePrompt], served: Served | NotServed) -> tuple[ProbeAnswer, ...]:
+def _records(probes: Sequence[ProbePrompt], served: Served | NotServed) -> tuple[ExportRecord, ...]:
     if isinstance(served, NotServed):
         return ()
-    return tuple(ProbeAnswer.of(probe, score) for probe, score in zip(probes, served.scores, strict=True))
+    return tuple(_record(probe, score) for probe, score in zip(probes, served.scores, strict=True))
+
+
+def _record(probe: ProbePrompt, score: ProbeScore) -> ExportRecord:
+    return ExportRecord(
+        text=probe.text,
+        answer=probe.answer,
+        image=probe.image,
+        num_tokens=probe.num_tokens,
+        token_ids=score.token_ids,
+        logprobs=score.logprobs,
+    )

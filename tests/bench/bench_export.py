@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +23,7 @@ from learners.export.report import ExportReport, read_report
 
 SCHEMES = ("fp8", "w4a16-rtn", "w4a16-gptq")
 SFT = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "batch_size": 16, "max_steps": 75}
+EXPORT_TIMEOUT_S = 1800.0
 NUM_CORRECTIONS, NUM_QUESTIONS = 400, 500
 
 
@@ -34,13 +37,15 @@ def main() -> None:
         adapter = options.adapter or train(root, options.base, rows)
         for scheme in options.schemes:
             report = export(options, adapter, scheme, rows, held_out, root / scheme)
-            record(report, " ".join(("python tests/bench/bench_export.py", *sys.argv[1:])))
+            record(report, options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, default=WEIGHTS / "base", help="the unquantized model")
-    parser.add_argument("--adapter", type=Path, help="of that model; by default one is trained")
+    parser.add_argument(
+        "--adapter", type=Path, help="of that model, trained with these settings before; by default it is trained"
+    )
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--python", default="", help="an interpreter that has llm-compressor; by default one is made")
     parser.add_argument("--engine-python", default="", help="an interpreter that has the engine")
@@ -67,11 +72,12 @@ def export(
         f"load_test.python={options.engine_python}",
     )
     flags = [word for setting in settings for word in ("--set", setting)]
-    run_learner("export", "--model", str(options.base), *files, "--scheme", scheme, *flags)
+    command = (sys.executable, "-m", "learners", "export", "--model", str(options.base), *files, "--scheme", scheme)
+    subprocess.run((*command, *flags), check=True, timeout=EXPORT_TIMEOUT_S, cwd=ROOT)
     return read_report(out)
 
 
-def record(report: ExportReport, command: str) -> None:
+def record(report: ExportReport, options: argparse.Namespace) -> None:
     method, before, after = report.method, report.unquantized_quality, report.quality
     assert before is not None
     assert after is not None
@@ -99,6 +105,8 @@ def record(report: ExportReport, command: str) -> None:
         "load_test": report.load_test.reason or report.load_test.status,
         "sft": SFT,
     }
+    base = os.path.relpath(options.base, ROOT)
+    command = f"python tests/bench/bench_export.py --base {base} --schemes {method.scheme.value}"
     write(f"export-{report.family}-{method.scheme.value}", command, config, metrics)
 
 

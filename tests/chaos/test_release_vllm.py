@@ -8,10 +8,11 @@ import pytest
 from benchmark import Metric, write
 from oracle import BASE, LearnedOracle, weights_by_version
 from other_model import write_other_fp8
+from peft_adapters import write_adapter
 from pictures import picture_questions
 from releasing import Document, begin, generation, release, versions_of, wait_only
 from scene import VLLM_RECOVERY_TIMEOUT_S, Scene, check_no_errors, running
-from stack import WEIGHTS, Stack, train_sft
+from stack import WEIGHTS, Stack
 from stepping import Stops
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,12 +27,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A trained adapter of the old base is live."""
+    """An adapter of the old base is live."""
     root = tmp_path_factory.mktemp("release-vllm")
-    trained = train_sft(root / "training")
+    adapter_files = write_adapter(root / "adapter", OLD, seed=1)
     stack = Stack.make(root, "vllm", OLD, replicas=2)
     oracle = LearnedOracle(picture_questions())
-    with running(Scene(stack, Stops(root), [trained], oracle, VLLM_RECOVERY_TIMEOUT_S)) as scene:
+    with running(Scene(stack, Stops(root), [adapter_files], oracle, VLLM_RECOVERY_TIMEOUT_S)) as scene:
         for key in (BASE, str(OLD)):  # generation 1 is known by nothing, a later one by its directory
             oracle.learn(stack, "small@0", key)
         adapter = scene.publish()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 LANGUAGE = ["q_proj", "down_proj"]
-VISION = ["qkv", "linear_fc1"]
+VISION = ["qkv", "linear_fc1", "projection_layer", "fc1"]
+"""Of either family."""
 
 
 def write_adapter(base: Path, folder: Path, **options: Any) -> Path:

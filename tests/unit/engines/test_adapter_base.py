@@ -9,6 +9,7 @@ import pytest
 from tiny_adapter import HIDDEN, linear_shapes, safetensors_bytes, write_adapter, write_base
 
 from engines.adapter import BaseModel, base_hash_of, read_base, verify
+from engines.adapter.packed import linear_shape
 from engines.errors import BadRequest
 
 
@@ -101,3 +102,13 @@ def test_checkpoint_with_other_names_is_refused(tmp_path: Path) -> None:
     (model / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     with pytest.raises(BadRequest, match="it is not a qwen3_vl checkpoint"):
         read_base(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "leaf", "stored"),
+    [("compressed-tensors", "weight_packed", (16, 4)), ("gptq", "qweight", (4, 16)), ("awq", "qweight", (32, 2))],
+)
+def test_a_packed_weight_has_the_shape_of_its_linear(method: str, leaf: str, stored: tuple[int, int]) -> None:
+    assert linear_shape(method, leaf, stored) == (16, 32)
+    assert linear_shape("", leaf, stored) is None
+    assert linear_shape(method, "weight_scale", stored) is None

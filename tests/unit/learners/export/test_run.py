@@ -16,6 +16,7 @@ from written_adapter import LANGUAGE, VISION, write_adapter
 
 from engines.adapter import base_hash_of, read_base, verify
 from engines.errors import AdapterRefused, BadRequest, Conflict
+from engines.profiles import PROFILES
 from engines.schemes import here
 from learners.config import Scheme, load_export
 from learners.export.report import ExportReport, read_report
@@ -23,7 +24,9 @@ from learners.export.run import run_export
 from learners.toy.easy_vqa import Question, corrections, held_out
 
 ROOT = Path(__file__).parents[4]
-BASE = ROOT / "learners" / "toy" / "weights" / "base"
+WEIGHTS = ROOT / "learners" / "toy" / "weights"
+BASES = {"qwen3_vl": WEIGHTS / "base", "internvl": WEIGHTS / "internvl" / "base"}
+BASE = BASES["qwen3_vl"]
 NUM_QUESTIONS = 40
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -45,32 +48,35 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("rows") / "corrections.jsonl", list(corrections(0, 48)))
 
 
-def export(adapter: Path, out: Path, scheme: Scheme, *settings: str) -> ExportReport:
+def export(adapter: Path, out: Path, scheme: Scheme, *settings: str, base: Path = BASE) -> ExportReport:
     python = os.environ.get("TANDEM_TEST_QUANTIZER", "")
     fixed = (f"python={python}", f"environments={ROOT / 'data' / 'envs'}", "load_test=false")
-    options = {"model": str(BASE), "adapter": str(adapter), "out": str(out), "scheme": scheme.value}
+    options = {"model": str(base), "adapter": str(adapter), "out": str(out), "scheme": scheme.value}
     said: list[str] = []
     report = run_export(load_export(None, (*fixed, *settings), options), said.append)
     assert said
     return report
 
 
+@pytest.mark.parametrize("family", BASES)
 @pytest.mark.parametrize("scheme", [Scheme.FP8, Scheme.W4A16_RTN, Scheme.W4A16_GPTQ])
 def test_every_scheme_leaves_a_model_that_answers_much_as_the_unquantized_one(
-    tmp_path: Path, data: Path, calibration: Path, scheme: Scheme
+    tmp_path: Path, data: Path, calibration: Path, scheme: Scheme, family: str
 ) -> None:
-    out = tmp_path / "out"
-    adapter = write_adapter(BASE, tmp_path / "adapter", use_dora=True, target_modules=[*LANGUAGE, *VISION])
-    report = export(adapter, out, scheme, f"data={data}", f"calibration={calibration}", "num_calibration=32")
+    out, base = tmp_path / "out", BASES[family]
+    adapter = write_adapter(base, tmp_path / "adapter", use_dora=True, target_modules=[*LANGUAGE, *VISION])
+    settings = (f"data={data}", f"calibration={calibration}", "num_calibration=32")
+    report = export(adapter, out, scheme, *settings, base=base)
     assert read_report(out) == report
+    assert report.family == family
     assert report.source.is_dora
     assert report.load_test.reason == "the settings say load_test = false"
     assert report.method.num_calibration_rows == (32 if scheme.is_calibrated else 0)
     before, after = (load_file(path / "model.safetensors") for path in (out / report.unquantized, out))
     same_dtype = (name for name in before if name in after and before[name].dtype == after[name].dtype)
     kept = {name for name in same_dtype if torch.equal(before[name], after[name])}
-    targets = {f"{module}.weight" for module in read_base(out / report.unquantized).modules}
-    assert set(before) - kept == targets
+    changed = {PROFILES[family].model_module(name.removesuffix(".weight")) for name in set(before) - kept}
+    assert changed == set(read_base(out / report.unquantized).modules)
     assert report.bytes_after < 0.8 * report.bytes_before
     assert report.quality is not None
     assert report.unquantized_quality is not None

@@ -128,6 +128,7 @@ def test_a_w4a16_copy_says_what_an_engine_expects_and_whose_copy_it_is(toy: Toy,
     assert any(toy.vision_tower in name for name in said["ignore"])
     assert not any("language_model" in name for name in said["ignore"])
     assert base_hash_of(w4a16) == report_of(toy)["base_hash"]
+    assert read_base(w4a16).modules == read_base(toy.base).modules
 
 
 def test_quantizing_a_copy_again_is_refused_when_it_has_no_such_linears(toy: Toy, tmp_path: Path) -> None:
