@@ -1,6 +1,6 @@
 """The whole loop with SGLang serving: engine, SFT and GRPO share one GPU, and users ask all the while.
 
-`TANDEM_LOOP_KIND=vllm` walks it with vLLM in its place.
+`TANDEM_LOOP_KIND=vllm` walks it on a CPU, with vLLM in SGLang's place.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from gateway.demo.questions import Question, read_questions
 from gateway.jobs import read_job
 from learners.events import read_events
 
-pytestmark = [pytest.mark.gpu, pytest.mark.ray, pytest.mark.timeout(420)]
 KIND = os.environ.get("TANDEM_LOOP_KIND", "sglang")
+MARKS = {"sglang": [pytest.mark.gpu], "vllm": [pytest.mark.vllm, pytest.mark.slow]}
+pytestmark = [*MARKS[KIND], pytest.mark.ray, pytest.mark.timeout(420)]
 BASE = "small@0"
-NUM_ROWS, SFT_STEPS = 400, 60
+NUM_ROWS, SFT_STEPS = 800, 100
 NUM_HELD_OUT, CONCURRENCY = 100, 16
 NUM_LOAD_QUESTIONS, NUM_CLIENTS = 8, 2
 MIN_GAIN = 0.15
@@ -171,7 +172,7 @@ def train_grpo(stack: Stack, root: Path, parent: Path) -> Path:
     """The best checkpoint of a short job whose samples come from the serving replica."""
     job, daemon = root / "grpo.toml", ray_daemon.find(stack.data / "run")
     assert daemon is not None, "the stack's Ray does not run"
-    data = make_rows(root, "corrections", GRPO_STEPS * PROMPTS_PER_STEP, seed=7)
+    data = make_rows(root, "doubtful", GRPO_STEPS * PROMPTS_PER_STEP, seed=7)
     job.write_text(GRPO_JOB.format(data=data, parent=parent))
     run = run_job(job, root, "guest", (), daemon.environment())
     print(f"rewards {run.values('reward')}, mismatches {run.push_mismatches}", flush=True)
