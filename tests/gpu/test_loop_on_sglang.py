@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sglang_machine
@@ -137,15 +138,11 @@ def gain(stack: Stack, questions: tuple[Question, ...], version: str, base: Eval
 
 def check_stream(stack: Stack, question: Question, expected: str) -> None:
     with OpenAI(base_url=f"{stack.url}/v1", api_key="unused", max_retries=0, timeout=60) as client:
-        parts = list(
-            client.chat.completions.create(
-                model=stack.alias,
-                messages=question.messages,  # type: ignore[arg-type]
-                temperature=0,
-                max_tokens=8,
-                stream=True,
-            )
+        messages: Any = question.messages
+        stream = client.chat.completions.create(
+            model=stack.alias, messages=messages, temperature=0, max_tokens=8, stream=True
         )
+        parts = list(stream)
     assert {part.model for part in parts} == {BASE}
     assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == expected
 
