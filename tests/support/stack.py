@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "learners" / "toy" / "weights"
 COMMAND_TIMEOUT_S = 240
 READY_TIMEOUT_S = 180.0
+SERVERS = frozenset({"engines.fake.server", "vllm.entrypoints.openai.api_server", "tandem_sglang_plugin"})
+"""The modules that engines' server processes are started by."""
 
 Setting = str | int | float | bool
 _LAUNCHED: list[subprocess.Popen[bytes]] = []
@@ -158,7 +160,7 @@ def _is_server(process: psutil.Process) -> bool:
     except psutil.NoSuchProcess:
         return False
     is_lifeline = any(word.endswith("lifeline.py") or word == "engines.lifeline" for word in words)
-    return not is_lifeline and bool({"engines.fake.server", "vllm.entrypoints.openai.api_server"} & set(words))
+    return not is_lifeline and not SERVERS.isdisjoint(words)
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:

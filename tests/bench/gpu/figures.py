@@ -32,7 +32,8 @@ def _quantized(name: str, *arguments: str) -> Figure:
     return _bench(name, 560.0, "bench_quantized", *words, *arguments)
 
 
-_TESTS = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--timeout", "500")
+_TESTS = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu/test_grpo_on_gpu.py", "--timeout", "500")
+_SGLANG_LOOP = (sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu/test_loop_on_sglang.py", "-s")
 
 _ON_CARD = ("--device", "cuda", "--learner-threads", "4")
 
@@ -41,6 +42,7 @@ FIGURES = MappingProxyType(
         figure.name: figure
         for figure in (
             Figure("tests", _TESTS, 560.0),
+            Figure("sglang-loop", _SGLANG_LOOP, 450.0),
             _guest(
                 "guest", 590.0, *_ON_CARD, "--phase-s", "30", "--off-s", "20", "--factors", "1.15", "1.5", "uncapped"
             ),
