@@ -33,7 +33,7 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
     check_unquantized(base)
     adapter = verify_mergeable(Path(config.adapter), base) if config.adapter else None
     rows = Rows(_read_rows(config.data), _read_rows(config.calibration))
-    with writing_directory(Path(config.out), "out") as out, tempfile.TemporaryDirectory() as scratch:
+    with writing_directory(Path(config.out), "out") as out, _scratch_beside(out) as scratch:
         steps = Steps(config, rows, Clock(say), out, Path(scratch))
         unquantized = steps.merge(base, adapter)
         model = read_base(unquantized)
@@ -58,6 +58,11 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
         )
         write_report(report, out)
     return report
+
+
+def _scratch_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """On the same file system, where weights are renamed from one to the other."""
+    return tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}-")
 
 
 def _read_rows(path: str | None) -> DataSet[Example] | None:
