@@ -14,7 +14,7 @@ from learners.config.export import ExportConfig
 from learners.data.examples import Example
 from learners.data.readers import DataSet, check_rejected, read_data
 from learners.export.load_test import NotServed, Served
-from learners.export.report import ExportReport, LoadTested, Source, num_weight_bytes, write_report
+from learners.export.report import ExportReport, LoadTested, Source, num_weight_bytes, warnings_of, write_report
 from learners.export.steps import UNQUANTIZED, Clock, Rows, Say, Steps
 from learners.merge import check_unquantized
 from learners.whole import writing_directory
@@ -39,6 +39,7 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
         model = read_base(unquantized)
         method = steps.quantize(model)
         probes, served = steps.load_test(model)
+        tested = LoadTested.of(served, ENGINE)
         before, after = steps.judge(unquantized)
         report = ExportReport(
             family=model.profile.name,
@@ -52,7 +53,8 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
             data_hash=rows.data.data_hash if rows.data else None,
             unquantized_quality=before,
             quality=after,
-            load_test=LoadTested.of(served, ENGINE),
+            load_test=tested,
+            warnings=warnings_of(tested, after),
             seconds=steps.clock.seconds,
             probe=_records(probes, served),
         )
