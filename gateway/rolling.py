@@ -3,9 +3,9 @@
     for each replica:  start the new one -> probe it -> (flip) -> drain the old one, which then goes
 
 So there is room needed for one replica more than the engine has. The flip comes once half of the new replicas, or more,
-have proved themselves: one transaction lets every alias of the engine name the new base. Before it no client can tell
-that anything is tried, and a failure undoes everything; after it the release stands, and what fails is brought up by
-the watch that every replica has.
+have proved themselves: one transaction lets every alias of the engine name the new base. Before it every alias is
+answered by the old base, if by fewer replicas of it where one has gone already, and a failure undoes everything; after
+it the release stands, and what fails is brought up by the watch that every replica has.
 """
 
 from __future__ import annotations
