@@ -25,6 +25,8 @@ from gateway.generation import engine_of
 from gateway.hub import explain_missing, find_snapshot
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+MAX_ENGINE_CHARS = 50
+"""So that a name of its generations, `NAME.g123456789`, is a name too."""
 _ENV_PREFIX = "TANDEM_"
 
 
@@ -204,6 +206,12 @@ class TandemConfig(Section):
                 raise ValueError(f"'{name}' is not a name: letters, digits, '.', '_' and '-', at most 63")
             if engine_of(name) != name:
                 raise ValueError(f"'{name}': names that end like this are those of released models; choose another")
+        for name in self.engines:
+            if len(name) > MAX_ENGINE_CHARS:
+                raise ValueError(
+                    f"engines.{name}: an engine's name has at most {MAX_ENGINE_CHARS} characters, since released "
+                    f"models are called NAME.gN; this one has {len(name)}"
+                )
         for alias, model in self.models.items():
             if alias in self.engines:
                 raise ValueError(

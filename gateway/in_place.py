@@ -9,12 +9,7 @@ a replica that can't be swapped is started anew with the new model by its watch.
 
 from __future__ import annotations
 
-import logging
-
-from engines.errors import TandemError
-from gateway.swap import Swap
-
-_log = logging.getLogger(__name__)
+from gateway.swap import Swap, going_on
 
 
 class InPlaceSwap(Swap):
@@ -27,7 +22,7 @@ class InPlaceSwap(Swap):
                 if self.is_flipped:
                     routes.reopen(self._old.row.name)
         except Exception:
-            await (self._finish() if self.is_flipped else self._undo())
+            await self._put_right()
             raise
         finally:
             routes.reopen(self._old.row.name)
@@ -47,24 +42,29 @@ class InPlaceSwap(Swap):
             await self._serve(self._new, number)
 
     async def _undo(self) -> None:
-        """The old weights again, in every replica that has others; those that can't be told are started anew."""
+        """The old weights again, in every replica that has others; those that can't be told are started anew.
+
+        All are watched before any is waited for.
+        """
         for number in range(self._old.config.replicas):
-            if self._old.replica(number) not in self._lineup.names_of(self._old.row.name):
-                await self._put_back(number)
+            name = self._old.replica(number)
+            if name not in self._lineup.names_of(self._old.row.name):
+                with going_on(f"{name} is started anew: its weights were not put back"):
+                    await self._put_back(number)
+        await self._keep(self._old)
         for number in range(self._old.config.replicas):
-            await self._serve(self._old, number)
+            with going_on(f"{self._old.replica(number)} is not in service again"):
+                await self._serve(self._old, number)
 
     async def _put_back(self, number: int) -> None:
-        try:
-            await self._lineup.detach(self._new.replica(number), self._drain_timeout_s)
-            replica = await self._lineup.make(self._old.row, number)
-            if (await replica.status()).engine != self._old.row.name:
-                await replica.swap()
-        except TandemError as error:
-            _log.warning("%s is started anew: its weights were not put back: %s", self._old.replica(number), error)
+        await self._lineup.detach(self._new.replica(number), self._drain_timeout_s)
+        replica = await self._lineup.make(self._old.row, number)
+        if (await replica.status()).engine != self._old.row.name:
+            await replica.swap()
 
     async def _finish(self) -> None:
         """Started anew with the new model, by their watches."""
         for name in self._lineup.names_of(self._old.row.name):
-            await self._lineup.detach(name, self._drain_timeout_s)
-        await self._lineup.open(self._new.row, self._new.config.replicas)
+            with going_on(f"{name} is started anew with the new model, though requests are on it"):
+                await self._lineup.detach(name, self._drain_timeout_s)
+        await self._keep(self._new)

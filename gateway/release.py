@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engines.actor_name import ActorName
@@ -53,6 +54,16 @@ def strays(actors: Sequence[ActorName], live: Sequence[GenerationRow], installat
     return tuple(str(one) for one in ours if names.get(engine_of(one.engine), one.engine) != one.engine)
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A model that an engine can serve in the stead of its generation `live`."""
+
+    live: GenerationRow
+    path: Path
+    base_hash: str
+    in_place: bool
+
+
 class Releaser:
     """`hosted`: the configuration of every generation that adapters may be verified for; releases add theirs."""
 
@@ -79,9 +90,9 @@ class Releaser:
         Raises `BadRequest` for a directory that the engine can't serve, `Conflict` if another release or publish is
         under way, `NotFound` for an unknown engine. What goes wrong later is in the row.
         """
-        base_hash = await asyncio.to_thread(self._check, engine, path, in_place=in_place)
+        checked = await asyncio.to_thread(self._check, engine, path, in_place=in_place)
         begun: asyncio.Future[GenerationRow] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(engine, path, base_hash, begun, in_place=in_place))
+        task = asyncio.create_task(self._run(checked, begun))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(begun)  # it goes on, whether or not somebody waits for the answer
@@ -99,8 +110,8 @@ class Releaser:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def _check(self, engine: str, path: Path, *, in_place: bool) -> str:
-        """The model's hash; reads all of its weights."""
+    def _check(self, engine: str, path: Path, *, in_place: bool) -> Checked:
+        """Hashes all of the weights, unless `tandem_base.json` says whose copy they are. Blocks."""
         if engine not in self._config.engines:
             raise NotFound(f"No engine '{engine[:80]}'; GET /v1/engines lists those there are.", param="engine")
         if self._config.engines[engine].kind == "remote":
@@ -112,15 +123,27 @@ class Releaser:
         wanted = self._config.engines[engine].family
         if wanted not in ("auto", profile.name):
             raise BadRequest(f"{path} is a {profile.name}, and engine '{engine}' is for {wanted} models", param="path")
-        if self._live(engine).model == path:
+        live = self._live(engine)
+        if live.model == path:
             raise Conflict(f"engine '{engine}' serves {path} already", param="path")
         if in_place:
-            self._check_in_place(engine, path)
+            self._check_in_place(live, path)
         read_export_probe(path)
-        return base_hash_of(path)
+        return Checked(live, path, base_hash_of(path), in_place)
 
-    def _check_in_place(self, engine: str, path: Path) -> None:
-        config, live = self._config.engines[engine], self._live(engine)
+    def _check_again(self, checked: Checked) -> None:
+        """What may have changed while the weights were hashed. Blocks."""
+        live = self._live(checked.live.engine)
+        if live.name != checked.live.name:
+            raise Conflict(
+                f"engine '{live.engine}' went over to {live.name} while {checked.path} was checked: release it again",
+                param="engine",
+            )
+        if checked.in_place:
+            self._check_in_place(live, checked.path)
+
+    def _check_in_place(self, live: GenerationRow, path: Path) -> None:
+        config = self._config.engines[live.engine]
         if config.kind not in KINDS:
             raise BadRequest(
                 f"{config.kind} does not swap weights in place: release it by a rolling swap", param="in_place"
@@ -136,14 +159,14 @@ class Releaser:
     def _live(self, engine: str) -> GenerationRow:
         return next(row for row in self._store.generations.of(engine) if row.state is GenerationState.LIVE)
 
-    async def _run(
-        self, engine: str, path: Path, base_hash: str, begun: asyncio.Future[GenerationRow], *, in_place: bool
-    ) -> None:
+    async def _run(self, checked: Checked, begun: asyncio.Future[GenerationRow]) -> None:
         try:
             async with self._publisher.only_publisher():
-                old = await asyncio.to_thread(self._live, engine)
-                host = old.actors if in_place else None
-                new = await asyncio.to_thread(self._store.generations.begin, engine, path, base_hash, host)
+                await asyncio.to_thread(self._check_again, checked)
+                old = checked.live
+                host = old.actors if checked.in_place else None
+                begin = self._store.generations.begin
+                new = await asyncio.to_thread(begin, old.engine, checked.path, checked.base_hash, host)
                 self._clocks[new.name] = StepClock(self._metrics)
                 begun.set_result(new)
                 await self._roll(old, new, self._clocks[new.name])
@@ -151,25 +174,29 @@ class Releaser:
             if not begun.done():
                 begun.set_exception(error)
             else:
-                _log.exception("the release of %s ended", path)
+                _log.exception("the release of %s ended", checked.path)
 
     async def _roll(self, old: GenerationRow, new: GenerationRow, clock: StepClock) -> None:
-        sides = (Side(old, config_of(old, self._config)), Side(new, config_of(new, self._config)))
-        self._hosted[new.name] = sides[1].config
-        records = await asyncio.to_thread(read_export_probe, new.model)
-        kind: type[Swap] = InPlaceSwap if new.host else RollingSwap
-        swap = kind(*sides, records, self._ground, clock, self._config.gateway.request_timeout_s)
+        swap: Swap | None = None
         reason = None
         try:
+            swap = await self._swap_of(old, new, clock)
             await swap.run()
             _log.info("%s is released: %s", new.name, new.model)
         except Exception as error:  # whatever ended it: the row says so
             reason = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
             _log.warning("the release of %s (%s) met trouble: %s", new.name, new.model, reason, exc_info=error)
         try:
-            await asyncio.to_thread(self._note, new, clock, reason, is_live=swap.is_flipped)
+            await asyncio.to_thread(self._note, new, clock, reason, is_live=swap is not None and swap.is_flipped)
         finally:
             del self._clocks[new.name]
+
+    async def _swap_of(self, old: GenerationRow, new: GenerationRow, clock: StepClock) -> Swap:
+        sides = (Side(old, config_of(old, self._config)), Side(new, config_of(new, self._config)))
+        self._hosted[new.name] = sides[1].config
+        records = await asyncio.to_thread(read_export_probe, new.model)
+        kind: type[Swap] = InPlaceSwap if new.host else RollingSwap
+        return kind(*sides, records, self._ground, clock, self._config.gateway.request_timeout_s)
 
     def _note(self, new: GenerationRow, clock: StepClock, reason: str | None, *, is_live: bool) -> None:
         if is_live:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from engines.config import EngineConfig
@@ -17,6 +20,7 @@ from gateway.route import RouteTable
 from gateway.steps import StepClock
 from gateway.store import Store
 
+_log = logging.getLogger(__name__)
 START_MARGIN_S = 120.0
 """Over the engine's own limit: an actor, and room on the cluster."""
 SMOKE = ProbePrompt("hello", "hello", None, 1)
@@ -44,6 +48,15 @@ class Ground:
     membership: Membership
 
 
+@contextmanager
+def going_on(trouble: str) -> Iterator[None]:
+    """Logs what is raised, and goes on: of several replicas that are put right, each is."""
+    try:
+        yield
+    except Exception:
+        _log.warning("%s", trouble, exc_info=True)
+
+
 class Swap(ABC):
     """One release. `drain_timeout_s`: the longest that a completion may take."""
 
@@ -68,6 +81,24 @@ class Swap(ABC):
     @abstractmethod
     async def run(self) -> None:
         """Raises what ended it. If that was before the flip, nothing has changed then; after it, the release stands."""
+
+    @abstractmethod
+    async def _undo(self) -> None:
+        """The old generation again, in all replicas. Raises nothing: one replica's trouble keeps no other one back."""
+
+    @abstractmethod
+    async def _finish(self) -> None:
+        """The new generation in all replicas. Raises nothing."""
+
+    async def _put_right(self) -> None:
+        """After a failure, whose reason is what callers hear of."""
+        await (self._finish() if self.is_flipped else self._undo())
+
+    async def _keep(self, side: Side) -> None:
+        """All replicas of a generation are brought up by their watches."""
+        for number in range(side.config.replicas):
+            with going_on(f"{side.replica(number)} is not kept"):
+                await self._lineup.add(side.row, number)
 
     async def _serve(self, side: Side, number: int) -> None:
         """Returns once the replica takes traffic."""

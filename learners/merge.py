@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.adapter import WEIGHTS_FILE
-from engines.adapter.base import COPY_FILE, weight_files
+from engines.adapter.base import COPY_FILE, INDEX_FILE, weight_files
 from engines.adapter.mergeable import LORA_A, LORA_B, MAGNITUDE, MergeableAdapter
 from engines.errors import AdapterRefused, BadRequest
 from engines.export_probe import EXPORT_FILE
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 """Of what belongs to a model beside its weights: configuration, processor, tokenizer, chat template."""
+OF_ITS_WEIGHTS = (COPY_FILE, EXPORT_FILE, INDEX_FILE)
+"""Does not hold for other weights, or for the same ones in other files."""
 
 
 def merge(base: Path, adapter: MergeableAdapter, out: Path) -> None:
@@ -46,6 +48,7 @@ def merge(base: Path, adapter: MergeableAdapter, out: Path) -> None:
                 tensors[name] = _merged(weight, _parts(lora, profile.adapter_prefix + module), adapter.scale)
         save_file(tensors, out / path.name, metadata={"format": "pt"})
     copy_texts(base, out)
+    copy_index(base, out)
 
 
 def check_unquantized(base: Path) -> None:
@@ -55,10 +58,16 @@ def check_unquantized(base: Path) -> None:
 
 
 def copy_texts(model: Path, out: Path) -> None:
-    """Copies what belongs to a model beside its weights; whose copy it is does not hold for another one."""
+    """Copies what belongs to a model beside its weights: not what says whose copy it is, or where its weights lie."""
     for path in sorted(model.iterdir()):
-        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in (COPY_FILE, EXPORT_FILE):
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.name not in OF_ITS_WEIGHTS:
             shutil.copyfile(path, out / path.name)
+
+
+def copy_index(model: Path, out: Path) -> None:
+    """For weights in files of the same names."""
+    if (model / INDEX_FILE).exists():
+        shutil.copyfile(model / INDEX_FILE, out / INDEX_FILE)
 
 
 def _load(adapter: MergeableAdapter) -> dict[str, Tensor]:

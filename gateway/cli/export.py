@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engines.errors import BadRequest
+from engines.errors import BadRequest, NotFound
 from engines.types import VersionName
 from gateway.cli.children import run_learners
 from gateway.cli.console import say
 from gateway.cli.options import ConfigOption, JsonOption, SetOption, UrlOption, client, load
+from gateway.generation import engine_of
 
 if TYPE_CHECKING:
-    from gateway.client import Version
+    from gateway.client import GatewayClient, Version
     from gateway.config import TandemConfig
 
 
@@ -96,29 +97,37 @@ def _of_version(
     name = VersionName.parse(source)
     with client(url, config) as gateway:
         row = gateway.version(str(name))
-    found = base.absolute() if base else _find_base(row, configured)
+        served = _served_model(row, gateway)
+    found = base.absolute() if base else _find_base(row, served, configured)
     if base_hash_of(found) != row.base_hash:
         raise BadRequest(
             f"--base: {row.id} was trained on another base ({row.base_hash[:19]}...) than {found}: name that one",
             param="base",
         )
-    return _Source(Path(row.path), found, str(name), str(name), row.engine)
+    return _Source(Path(row.path), found, str(name), str(name), engine_of(row.engine))
 
 
-def _find_base(row: Version, configured: TandemConfig) -> Path:
-    """The engine's own model, or the one that the version's job was trained on. Raises `BadRequest`."""
+def _served_model(row: Version, gateway: GatewayClient) -> Path | None:
+    """Of the generation that the version belongs to; None if the gateway keeps no such engine."""
+    try:
+        generations = gateway.engine(engine_of(row.engine)).generations
+    except NotFound:
+        return None
+    return next((Path(one.model) for one in generations if one.id == row.engine), None)
+
+
+def _find_base(row: Version, served: Path | None, configured: TandemConfig) -> Path:
+    """The model that the version's engine serves, or the one that its job was trained on. Raises `BadRequest`."""
     from engines.profiles import read_config
 
-    engine = configured.engines.get(row.engine)
-    candidates = [] if engine is None else [engine.model_path().absolute()]
+    candidates = [] if served is None else [served.absolute()]
     if row.job is not None:
         candidates += _models_of_job(configured.jobs.root / row.job)
     for model in candidates:
         if (model / "config.json").is_file() and "quantization_config" not in read_config(model):
             return model
     raise BadRequest(
-        f"--base: engine '{row.engine}' serves a quantized copy, and no job of {row.id} names the unquantized base: "
-        "name it",
+        f"--base: '{row.engine}' serves a quantized copy, and no job of {row.id} names the unquantized base: name it",
         param="base",
     )
 

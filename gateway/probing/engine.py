@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import aiohttp
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from engines.backends import build_engine
 from engines.config import EngineConfig
-from engines.errors import EngineFault
+from engines.errors import DeadlineExceeded, EngineDown, EngineFault
 from engines.profiles import FamilyProfile
 from engines.protocol import Engine
-from engines.types import VersionName
+from engines.types import Endpoint, VersionName
 from engines.vllm import VllmEngine
 
 NAME = "probed"
@@ -51,7 +51,10 @@ def engine_for(config: EngineConfig, log_dir: Path, profile: FamilyProfile | Non
 
 
 async def ask(engine: Engine, text: str, image: str | None) -> str:
-    """A short greedy answer of the bare base. Raises `EngineFault` unless one comes."""
+    """A short greedy answer of the bare base.
+
+    Raises `EngineDown` without a connection, `DeadlineExceeded` without an answer, `EngineFault` for another one.
+    """
     parts: list[dict[str, object]] = [{"type": "text", "text": text}]
     if image is not None:
         parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
@@ -61,13 +64,29 @@ async def ask(engine: Engine, text: str, image: str | None) -> str:
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
     }
-    headers = {"Authorization": f"Bearer {engine.endpoint.token}"}
+    try:
+        status, raw = await _post(engine.endpoint, body)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"it did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    except aiohttp.ClientError as error:
+        raise EngineDown("its connection broke before it answered", detail=repr(error)) from error
+    if status != 200:
+        raise EngineFault(f"it answered {status}", detail=raw[:500].decode(errors="replace"))
+    return _text_of(raw)
+
+
+async def _post(endpoint: Endpoint, body: dict[str, object]) -> tuple[int, bytes]:
+    headers = {"Authorization": f"Bearer {endpoint.token}"}
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
     async with (
-        aiohttp.ClientSession(engine.endpoint.url, headers=headers, timeout=timeout) as http,
+        aiohttp.ClientSession(endpoint.url, headers=headers, timeout=timeout) as http,
         http.post("/v1/chat/completions", json=body) as answer,
     ):
-        raw = await answer.read()
-    if answer.status != 200:
-        raise EngineFault(f"it answered {answer.status}", detail=raw[:500].decode(errors="replace"))
-    return _Completion.model_validate_json(raw).choices[0].message.content or ""
+        return answer.status, await answer.read()
+
+
+def _text_of(raw: bytes) -> str:
+    try:
+        return _Completion.model_validate_json(raw).choices[0].message.content or ""
+    except ValidationError as error:
+        raise EngineFault("its answer is no chat completion", detail=raw[:500].decode(errors="replace")) from error

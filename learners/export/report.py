@@ -14,6 +14,10 @@ from learners.config.export import Scheme
 from learners.export.judge import Quality
 from learners.export.load_test import NotServed, Served
 
+MAX_SHORTFALL = 0.02
+"""In the share of right answers: how far the engine of the load test may stay below what was judged without a warning.
+Over fewer questions than were judged, chance alone may make as much."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -96,6 +100,17 @@ class LoadTested(_Part):
         )
 
 
+def warnings_of(tested: LoadTested, judged: Judged | None) -> tuple[str, ...]:
+    """For people: what the export passed with, and should be looked at before a release."""
+    if judged is None or tested.exact_match is None or tested.exact_match >= judged.exact_match - MAX_SHORTFALL:
+        return ()
+    return (
+        f"{tested.engine} answers {tested.exact_match:.3f} of {tested.num_questions} questions word for word, and "
+        f"{judged.exact_match:.3f} of {judged.num_rows} were judged right: more than {MAX_SHORTFALL} less. Ask it all "
+        f"of them (load_test.num_questions={judged.num_rows}) before it is released",
+    )
+
+
 class ExportReport(_Part):
     """One export. A release takes `base_hash` and `probe`."""
 
@@ -115,6 +130,8 @@ class ExportReport(_Part):
     unquantized_quality: Judged | None
     quality: Judged | None
     load_test: LoadTested
+    warnings: tuple[str, ...] = ()
+    """What should be looked at before it is released."""
     seconds: dict[str, float]
     """By step."""
     probe: tuple[ExportRecord, ...] = ()

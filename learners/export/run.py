@@ -14,7 +14,7 @@ from learners.config.export import ExportConfig
 from learners.data.examples import Example
 from learners.data.readers import DataSet, check_rejected, read_data
 from learners.export.load_test import NotServed, Served
-from learners.export.report import ExportReport, LoadTested, Source, num_weight_bytes, write_report
+from learners.export.report import ExportReport, LoadTested, Source, num_weight_bytes, warnings_of, write_report
 from learners.export.steps import UNQUANTIZED, Clock, Rows, Say, Steps
 from learners.merge import check_unquantized
 from learners.whole import writing_directory
@@ -33,12 +33,13 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
     check_unquantized(base)
     adapter = verify_mergeable(Path(config.adapter), base) if config.adapter else None
     rows = Rows(_read_rows(config.data), _read_rows(config.calibration))
-    with writing_directory(Path(config.out), "out") as out, tempfile.TemporaryDirectory() as scratch:
+    with writing_directory(Path(config.out), "out") as out, _scratch_beside(out) as scratch:
         steps = Steps(config, rows, Clock(say), out, Path(scratch))
         unquantized = steps.merge(base, adapter)
         model = read_base(unquantized)
         method = steps.quantize(model)
         probes, served = steps.load_test(model)
+        tested = LoadTested.of(served, ENGINE)
         before, after = steps.judge(unquantized)
         report = ExportReport(
             family=model.profile.name,
@@ -52,12 +53,18 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
             data_hash=rows.data.data_hash if rows.data else None,
             unquantized_quality=before,
             quality=after,
-            load_test=LoadTested.of(served, ENGINE),
+            load_test=tested,
+            warnings=warnings_of(tested, after),
             seconds=steps.clock.seconds,
             probe=_records(probes, served),
         )
         write_report(report, out)
     return report
+
+
+def _scratch_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """On the same file system, where weights are renamed from one to the other."""
+    return tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}-")
 
 
 def _read_rows(path: str | None) -> DataSet[Example] | None:

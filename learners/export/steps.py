@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.adapter.base import INDEX_FILE, BaseModel, weight_files
+from engines.adapter.base import BaseModel, weight_files
 from engines.adapter.mergeable import MergeableAdapter
 from engines.types import ProbePrompt
 from learners.config.export import ExportConfig, Scheme
@@ -21,7 +21,7 @@ from learners.export.load_test import Asked, NotServed, Served, run_load_test
 from learners.export.quantize import Request, quantize
 from learners.export.recipe import pick_group_size, recipe_for
 from learners.export.report import Judged, Method
-from learners.merge import copy_texts, merge
+from learners.merge import copy_index, copy_texts, merge
 
 if TYPE_CHECKING:
     from learners.data.collate import Encoder
@@ -161,9 +161,9 @@ def _encoder(model: Path) -> Encoder:
 
 def _copy(base: Path, target: Path) -> None:
     copy_texts(base, target)
-    for path in (*weight_files(base), base / INDEX_FILE):
-        if path.exists():
-            shutil.copyfile(path, target / path.name)
+    copy_index(base, target)
+    for path in weight_files(base):
+        shutil.copyfile(path, target / path.name)
 
 
 def _probes(examples: Sequence[Example], num: int, model: Path) -> tuple[ProbePrompt, ...]:

@@ -17,7 +17,10 @@ def print_table(report: ExportReport) -> None:
         for row in _quality_rows(report.unquantized_quality, report.quality):
             table.add_row(*row)
     table.add_row("load test", "", _load_test(report), "")
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False)
 
 
 def _quality_rows(before: Judged, after: Judged) -> tuple[tuple[str, ...], ...]:
@@ -34,5 +37,5 @@ def _load_test(report: ExportReport) -> str:
     if tested.status == "not tested":
         return f"not load-tested here: {tested.reason}"
     if tested.exact_match is None:
-        return "passed"
+        return "started; nothing asked"
     return f"passed: {tested.exact_match:.3f} of {tested.num_questions}"

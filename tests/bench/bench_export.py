@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from benchmark import ROOT, Metric, write
 from stack import WEIGHTS, run_learner
 
+from learners.config import Scheme
 from learners.export.report import ExportReport, read_report
 
 SCHEMES = ("fp8", "w4a16-rtn", "w4a16-gptq")
@@ -105,9 +107,15 @@ def record(report: ExportReport, options: argparse.Namespace) -> None:
         "load_test": report.load_test.reason or report.load_test.status,
         "sft": SFT,
     }
-    base = os.path.relpath(options.base, ROOT)
-    command = f"python tests/bench/bench_export.py --base {base} --schemes {method.scheme.value}"
-    write(f"export-{report.family}-{method.scheme.value}", command, config, metrics)
+    write(f"export-{report.family}-{method.scheme.value}", command_of(options, method.scheme), config, metrics)
+
+
+def command_of(options: argparse.Namespace, scheme: Scheme) -> str:
+    """What makes this file alone; paths are relative to the repository."""
+    paths = {"--base": options.base, "--adapter": options.adapter, "--python": options.python}
+    paths |= {"--engine-python": options.engine_python}
+    given = [word for flag, path in paths.items() if path for word in (flag, os.path.relpath(path, ROOT))]
+    return shlex.join(["python", "tests/bench/bench_export.py", *given, "--schemes", scheme.value])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """To another base by a rolling swap and back in place, on two replicas of vLLM in FP8 under load."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from benchmark import Metric, write
+from load import Outcome, errors, wrong_answers
 from oracle import BASE, LearnedOracle, weights_by_version
 from other_model import write_other_fp8
 from peft_adapters import write_adapter
@@ -54,7 +55,8 @@ def test_there_by_a_rolling_swap_and_back_in_place(scene: Scene, other: Path) ->
     scene.judge(load.since())
     check_no_errors(load.since())
     assert versions_of(load.since()) == [adapter, f"{there}@0", f"{back}@0"]
-    report([generation(scene, name) for name in (there, back)], len(load.since()))
+    wrong = wrong_answers(load.since(), scene.oracle, weights_by_version(scene.stack))
+    report([generation(scene, name) for name in (there, back)], load.since(), wrong)
 
 
 def roll_and_learn(scene: Scene, model: Path) -> str:
@@ -71,10 +73,14 @@ def roll_and_learn(scene: Scene, model: Path) -> str:
     return name
 
 
-def report(releases: list[Document], num_requests: int) -> None:
-    """`bench-results/release-vllm.json`: the seconds of each step, and that no request failed."""
-    metrics = [Metric("requests", "count", [float(num_requests)]), Metric("requests failed", "count", [0.0])]
-    metrics.append(Metric("answers by another version than named", "count", [0.0]))
+def report(releases: list[Document], outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
+    """`bench-results/release-vllm.json`: the seconds of each step, and how many requests failed."""
+    counts = {
+        "requests": len(outcomes),
+        "requests failed": len(errors(outcomes)),
+        "answers by another version than named": len(wrong),
+    }
+    metrics = [Metric(name, "count", [float(count)]) for name, count in counts.items()]
     for how, one in zip(("rolling", "in place"), releases, strict=True):
         metrics += [Metric(f"{how}: {step['step']}", "s", [step["seconds"]]) for step in one["steps"]]
     config = {"model": json.dumps([str(OLD.name), "other-fp8"]), "replicas": 2}

@@ -89,6 +89,8 @@ class RolledReplica:
         return tuple(ProbeScore((7,), (self._site.logprob,)) for _ in prompts)
 
     async def end(self) -> None:
+        if self.name in self._site.endless:
+            raise EngineDown(f"{self.name} cannot be reached")
         self._site.events.append(f"end {self.name}")
         self._actor.state = EngineState.STOPPED
 
@@ -122,6 +124,7 @@ class Site:
         self.actors: dict[tuple[str, int], Hosted] = {}
         self.broken: set[str] = set()
         self.broken_swaps: set[str] = set()
+        self.endless: set[str] = set()
         self.logprob = -1.0
         self.config = EngineConfig(model="old", kind="fake", replicas=num_replicas, start_timeout_s=5)
         self.store: Store = open_store(f"sqlite:///{folder}/tandem.db")

@@ -1,18 +1,25 @@
 """`/v1/engines`: what is served, and what no release may begin with."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway_stack import Stack
+from gateway_stack import Stack, until
 from swap_site import Site
 from tiny_adapter import write_base
 
-from engines.errors import BadRequest, Conflict, NotFound
+from engines.adapter import base_hash_of
+from engines.errors import BadRequest, Conflict, NotFound, Unavailable
+from engines.export_probe import EXPORT_FILE
+from engines.types import Endpoint
+from gateway import release
 from gateway.config import TandemConfig
+from gateway.generation import GenerationState
 from gateway.metrics import Metrics
 from gateway.promotion import Publisher
 from gateway.registry import Registry
 from gateway.release import Releaser
+from gateway.route import ReplicaRoute
 
 RELEASE = "/v1/engines/small/release"
 
@@ -66,6 +73,47 @@ async def test_while_somebody_publishes_no_release_begins(tmp_path: Path) -> Non
             await releaser.release("small", write_base(tmp_path / "other"))
     await releaser.close()
     assert [row.name for row in site.store.generations.of("small")] == ["small"]
+    site.store.close()
+
+
+async def test_a_release_that_cannot_even_be_prepared_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = Site(tmp_path, num_replicas=1), write_base(tmp_path / "other")
+    releaser = releaser_of(site, tmp_path, tmp_path)
+
+    def hash_and_spoil(path: Path) -> str:
+        (path / EXPORT_FILE).write_text("{")
+        return base_hash_of(path)
+
+    monkeypatch.setattr(release, "base_hash_of", hash_and_spoil)
+    new = await releaser.release("small", other)
+    await until(lambda: not releaser.progress_of(new).is_under_way)
+    row = site.store.generations.of("small")[-1]
+    assert (row.name, row.state) == (new.name, GenerationState.FAILED)
+    assert EXPORT_FILE in (row.reason or "")
+    site.store.close()
+
+
+async def test_what_changed_while_the_weights_were_hashed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, other = write_base(tmp_path / "served"), write_base(tmp_path / "other", seed=1)
+    site = Site(tmp_path, num_replicas=1)
+    old = site.store.generations.ensure("small", served)
+    releaser = releaser_of(site, served, tmp_path)
+    site.routes.set_replica(ReplicaRoute("small/0", "small", Endpoint("http://small", "token"), ready=True))
+
+    def during_the_hash(act: Callable[[], object]) -> None:
+        monkeypatch.setattr(release, "base_hash_of", lambda path: (act(), base_hash_of(path))[1])
+
+    during_the_hash(lambda: site.routes.forget_replica("small/0"))
+    with pytest.raises(Unavailable, match="0 of 1 replicas"):
+        await releaser.release("small", other, in_place=True)
+    during_the_hash(lambda: site.store.generations.flip(old, site.begin()))
+    with pytest.raises(Conflict, match=r"went over to small\.g2"):
+        await releaser.release("small", other)
+    assert [row.name for row in site.store.generations.of("small")] == ["small", "small.g2"]
     site.store.close()
 
 

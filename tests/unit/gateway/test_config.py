@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.errors import ConfigError
-from gateway.config import GatewayConfig, TandemConfig, load_config
+from engines.types import VersionName
+from gateway.config import MAX_ENGINE_CHARS, GatewayConfig, TandemConfig, load_config
+from gateway.generation import GenerationRow, GenerationState
 
 FILE = """
 [engines.small]
@@ -166,6 +169,10 @@ def test_models_of_fake_engines_and_server_urls_stay_as_they_are(file: Path) -> 
         ({"models": {"small": {"engine": "small"}}}, "models.small: an engine has this name"),
         ({"models": {"a b": {"engine": "small"}}}, "'a b' is not a name"),
         ({"models": {"small.g2": {"engine": "small"}}}, "'small.g2': names that end like this"),
+        (
+            {"engines": {51 * "x": {"kind": "fake", "model": "m"}}},
+            f"engines.{51 * 'x'}: an engine's name has at most 50",
+        ),
         ({"store": 3}, "store: "),
     ],
 )
@@ -173,6 +180,13 @@ def test_each_mistake_is_named_by_its_path(file: Path, overrides: dict[str, Any]
     with pytest.raises(ConfigError) as caught:
         load_config(file, overrides)
     assert any(said.startswith(line) for said in caught.value.message.splitlines()), caught.value.message
+
+
+def test_every_generation_of_the_longest_engine_name_has_a_name(file: Path) -> None:
+    name = "x" * MAX_ENGINE_CHARS
+    assert name in load_config(file, {"engines": {name: {"kind": "fake", "model": "m"}}}).engines
+    row = GenerationRow(name, 10**9 - 1, GenerationState.LIVE, Path("m"), datetime.now(UTC))
+    assert VersionName.parse(str(row.base)) == row.base
 
 
 def test_all_mistakes_are_said_at_once(file: Path) -> None:

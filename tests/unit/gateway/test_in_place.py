@@ -78,6 +78,16 @@ async def test_weights_that_cannot_be_put_back_are_started_anew(alone: Site) -> 
     assert alone.in_service() == ["small/0"]
 
 
+async def test_one_that_does_not_come_up_again_keeps_no_other_one_out(tmp_path: Path) -> None:
+    async with open_site(tmp_path, num_replicas=3) as site:
+        site.broken |= {"small.g2/1", "small/0"}
+        with pytest.raises(EngineFault, match=r"small\.g2/1 did not load"):  # what ended it, not what undoing it met
+            await site.swap(site.begin("small")).run()
+        assert site.in_service() == ["small/1", "small/2"]
+        site.broken.clear()
+        await site.wait_in_service("small/0", "small/1", "small/2")
+
+
 async def test_a_replica_that_cannot_be_swapped_after_the_flip_is_started_anew(pair: Site) -> None:
     pair.broken_swaps.add("small.g2/1")
     swap = pair.swap(pair.begin("small"))

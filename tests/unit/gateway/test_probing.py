@@ -6,6 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,18 @@ import pytest
 from engines.adapter import ProbeRecord
 from engines.config import EngineConfig
 from engines.errors import BadRequest
+from engines.fake import FakeEngine
 from engines.inspection import Fault, Inspection, Part, PartLinears, parse_inspection
 from engines.profiles import PROFILES, FamilyProfile
 from engines.schemes import MachineKind, Scheme
-from engines.types import ProbeScore
+from engines.types import Endpoint, ProbePrompt, ProbeScore
 from gateway.doctor.machine import Machine
+from gateway.probing import engine, learner
 from gateway.probing.examine import Examination, examine
 from gateway.probing.parity import parity_of, same_tokens
 from gateway.probing.profile import profile_for, row_of, with_engine_names
 from gateway.probing.room import why_no_room
+from gateway.probing.serving import _answer
 from gateway.probing.subjects import family_verdict, inspection_verdicts
 from gateway.probing.verdict import Outcome
 
@@ -160,6 +165,78 @@ def test_a_directory_that_is_no_model_is_a_usage_error(tmp_path: Path, text: str
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadRequest, match=r"config\.json"):
         asyncio.run(examine(EngineConfig(model=str(tmp_path)), MachineKind.CPU_AVX2, print))
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [("kill -9 $$", "signal 9"), ("exec sleep 600", "did not load it within 0.2 s"), ("exit 1", "exit code 1")],
+)
+def test_a_learner_that_says_nothing_is_a_fault_of_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    found = asyncio.run(inspect_by(script, tmp_path, monkeypatch))
+    assert why in found.fault("load")
+    assert outcomes(found)["transformers"] is Outcome.FAILS
+
+
+def test_a_model_that_the_learner_refuses_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadRequest, match="it says above why"):
+        asyncio.run(inspect_by("exit 2", tmp_path, monkeypatch))
+
+
+async def inspect_by(script: str, folder: Path, patch: pytest.MonkeyPatch) -> Inspection:
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    patch.setattr(sys, "executable", str(python))
+    patch.setattr(learner, "TIMEOUT_S", 0.2 if "sleep" in script else 30.0)
+    return await learner.inspect(folder, folder)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "its connection broke"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "is no chat completion"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "it answered 500"),
+        (None, "did not answer within 0.2 s"),
+    ],
+)
+async def test_whatever_an_engine_answers_is_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, why: str
+) -> None:
+    monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.2 if answer is None else 30.0)
+    async with answering(answer) as endpoint:
+        verdict = await _answer(Answering(endpoint), ProbePrompt("q", "a", None, 1))
+    assert (verdict.subject, verdict.outcome) == ("text answer", Outcome.FAILS)
+    assert why in verdict.found
+
+
+class Answering(FakeEngine):
+    """Only its endpoint is asked for."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None) -> AsyncIterator[Endpoint]:
+    """A server that says these bytes once it was asked, or nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answer is None:
+            await reader.read()  # until the client has gone
+        else:
+            writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "token")
 
 
 @pytest.mark.slow

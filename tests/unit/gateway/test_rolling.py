@@ -74,6 +74,15 @@ async def test_what_answers_otherwise_than_its_export_is_refused_and_ends(site: 
     assert site.in_service() == ["small/0", "small/1", "small/2"]
 
 
+async def test_one_that_cannot_be_ended_keeps_no_other_one_from_it(site: Site) -> None:
+    site.broken.add("small.g2/1")
+    site.endless.add("small.g2/0")
+    with pytest.raises(EngineDown, match=r"small\.g2/1 does not start"):
+        await site.swap(site.begin()).run()
+    await site.wait_in_service("small/0", "small/1", "small/2")
+    assert "end small.g2/1" in site.events
+
+
 async def test_a_replica_that_fails_after_the_flip_leaves_the_release_standing(site: Site) -> None:
     site.broken.add("small.g2/2")
     swap = site.swap(site.begin())

@@ -8,13 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from gateway_stack import version_row
+from sqlalchemy import inspect
 
 from engines.errors import ConfigError, Conflict, NotFound
 from engines.types import VersionName
 from gateway.store import StateChange, Store, Stored, open_store
+from gateway.store.database import _MIGRATIONS
 from gateway.store.tables import metadata
 from gateway.types import TRANSITIONS, Feedback, FeedbackStatus, Interaction, VersionState
 
@@ -41,6 +45,15 @@ def signal(identity: str, completion: str, key: str | None = None, body: str = "
 def test_migrations_make_the_tables(store: Store) -> None:
     with store.database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_every_migration_has_a_way_back(store: Store) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with store.database.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        assert inspect(connection).get_table_names() == ["alembic_version"]
 
 
 def test_sqlite_is_durable(store: Store, tmp_path: Path) -> None:

@@ -21,9 +21,20 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_never_replaced_and_leftovers_are(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "old").write_bytes(b"1")
+def test_of_two_that_fill_one_target_the_second_is_refused_and_neither_is_mixed(tmp_path: Path) -> None:
+    def fill_second() -> None:
+        with writing_directory(tmp_path / "out", "out") as second:
+            with writing_directory(tmp_path / "out", "out") as first:
+                (first / "first").write_bytes(b"1")
+            (second / "second").write_bytes(b"2")
+
+    with pytest.raises(Conflict, match="is there already"):
+        fill_second()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["first"]
+
+
+def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
     with writing_directory(tmp_path / "out", "out") as partial:
         (partial / "new").write_bytes(b"2")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]

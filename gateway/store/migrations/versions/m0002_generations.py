@@ -24,3 +24,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text),
         sa.Column("steps", sa.JSON, nullable=False),
     )
+
+
+def downgrade() -> None:
+    op.drop_table("generations")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,17 @@ from engines.adapter import base_hash_of
 from engines.errors import BadRequest
 from gateway.cli import export as module
 from gateway.cli.commands import app
-from gateway.client import Version
+from gateway.client import Engine, Generation, Version
 
 WEIGHTS = Path(__file__).parents[4] / "learners" / "toy" / "weights"
 
 
 class Gateway:
-    """Knows one version."""
+    """Knows one version, and an engine of these generations."""
 
-    def __init__(self, row: Version) -> None:
+    def __init__(self, row: Version, models: Mapping[str, Path]) -> None:
         self.row = row
+        self.models = models
 
     def __enter__(self) -> Gateway:
         return self
@@ -32,6 +34,19 @@ class Gateway:
     def version(self, name: str) -> Version:
         assert name == self.row.id
         return self.row
+
+    def engine(self, name: str) -> Engine:
+        assert name == "small"
+        generations = [generation(one, model) for one, model in self.models.items()]
+        live = list(self.models)[-1]
+        return Engine(id=name, live=f"{live}@0", model=str(self.models[live]), generations=generations)
+
+
+def generation(name: str, model: Path) -> Generation:
+    return Generation(
+        id=name, engine="small", version=f"{name}@0", state="live", model=str(model),
+        reason=None, steps=[], step=None, is_under_way=False,
+    )  # fmt: skip
 
 
 class Site:
@@ -43,12 +58,15 @@ class Site:
         patch.setattr(module, "run_learners", lambda *words: self.told.extend(words))
         patch.setenv("TANDEM_JOBS__ROOT", str(root / "jobs"))
 
-    def export(self, *words: str, model: Path = WEIGHTS / "base", job: str | None = None) -> str:
+    def export(
+        self, *words: str, model: Path = WEIGHTS / "base", job: str | None = None, released: Path | None = None
+    ) -> str:
         row = Version(
-            id="vqa@3", alias="vqa", state="live", engine="small", job=job,
+            id="vqa@3", alias="vqa", state="live", engine="small.g2" if released else "small", job=job,
             path=str(self.root / "vqa@3"), base_hash=base_hash_of(WEIGHTS / "base"),
         )  # fmt: skip
-        self.patch.setattr(module, "client", lambda *_: Gateway(row))
+        models = {"small": model} | ({"small.g2": released} if released else {})
+        self.patch.setattr(module, "client", lambda *_: Gateway(row, models))
         file = self.root / "tandem.toml"
         file.write_text(f'[engines.small]\nmodel = "{model}"\nkind = "fake"\n[models.vqa]\nengine = "small"\n')
         result = CliRunner().invoke(app, ["versions", "export", *words, "--config", str(file)])
@@ -72,6 +90,12 @@ def test_a_version_is_exported_from_the_registry_onto_its_engines_own_base(site:
     assert site.option("model") == str(WEIGHTS / "base")
     assert site.option("adapter") == str(site.root / "vqa@3")
     assert (site.option("scheme"), site.option("version")) == ("w4a16-rtn", "vqa@3")
+    assert f"tandem engines release small {site.option('out')}" in said
+
+
+def test_a_version_of_a_released_base_is_exported_onto_that_for_the_configured_engine(site: Site) -> None:
+    said = site.export("vqa@3", model=WEIGHTS / "base-fp8", released=WEIGHTS / "base")
+    assert site.option("model") == str(WEIGHTS / "base")
     assert f"tandem engines release small {site.option('out')}" in said
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 from written_adapter import LANGUAGE, VISION, write_adapter
 
 from engines.adapter import base_hash_of, read_base, verify
+from engines.adapter.base import weight_files
 from engines.adapter.mergeable import verify_mergeable
 from engines.errors import AdapterRefused, BadRequest
 from learners.merge import merge
@@ -80,6 +81,24 @@ def test_a_merged_model_is_a_base_of_its_own(base: Path, adapter: Path, tmp_path
     texts = {path.name for path in base.iterdir()} - {"model.safetensors", "tandem_base.json"}
     assert {path.name for path in out.iterdir()} - {"model.safetensors"} == texts
     assert all((out / name).read_bytes() == (base / name).read_bytes() for name in texts)
+
+
+def test_a_sharded_base_is_merged_into_shards_of_the_same_names(base: Path, adapter: Path, tmp_path: Path) -> None:
+    sharded = shutil.copytree(base, tmp_path / "sharded")
+    tensors = load_file(sharded / "model.safetensors")
+    names = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
+    for shard in set(names.values()):
+        save_file({name: tensors[name] for name in tensors if names[name] == shard}, sharded / shard)
+    (sharded / "model.safetensors").unlink()
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for model, out in ((base, whole), (sharded, parts)):
+        out.mkdir()
+        merge(model, verify_mergeable(adapter, model), out)
+    merged = {name: tensor for path in weight_files(parts) for name, tensor in load_file(path).items()}
+    expected = load_file(whole / "model.safetensors")
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
 
 
 def test_what_the_fast_lane_refuses_is_merged(base: Path, tmp_path: Path) -> None:

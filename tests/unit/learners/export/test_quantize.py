@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from engines.adapter.base import base_hash_of, weight_files
 from engines.errors import BadRequest, Internal, Unavailable
 from engines.profiles import PROFILES
+from learners.export import quantize as module
 from learners.export.quantize import Request, check_left_alone, quantize
 
 PROFILE = PROFILES["qwen3_vl"]
@@ -43,6 +46,38 @@ def test_a_copy_with_only_the_linears_quantized_passes(tmp_path: Path) -> None:
 def test_a_copy_that_differs_elsewhere_is_a_defect(tmp_path: Path, changes: dict[str, torch.Tensor], why: str) -> None:
     with pytest.raises(Internal, match=why):
         check_left_alone(write_model(tmp_path / "model"), write_model(tmp_path / "made", **changes), PROFILE)
+
+
+def test_a_sharded_model_becomes_one_file_that_no_index_speaks_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out, scratch = write_sharded(tmp_path / "model"), tmp_path / "out", tmp_path / "scratch"
+    scratch.mkdir()
+    out.mkdir()
+
+    def compress(_python: Path, document: dict[str, Any], _scratch: Path) -> None:
+        """As llm-compressor saves it: in one file."""
+        made = write_model(Path(document["out"]), **{LINEAR: torch.ones(4, 4).half()})
+        (made / "config.json").write_text(json.dumps({"quantization_config": {"ignore": ["lm_head"]}}))
+        (made / "quantized.json").write_text(json.dumps({"versions": {}, "device": "cpu"}))
+
+    monkeypatch.setattr(module, "_run_child", compress)
+    quantize(Path("python"), Request(model, {}, None, needs_accelerator=False, num_threads=1), PROFILE, out, scratch)
+    assert weight_files(out) == (out / "model.safetensors",)
+    assert LINEAR in load_file(out / "model.safetensors")
+    assert base_hash_of(out) == base_hash_of(model)
+
+
+def write_sharded(folder: Path) -> Path:
+    """`write_model`, in two files and an index."""
+    write_model(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for shard in set(names.values()):
+        save_file({name: tensors[name] for name in tensors if names[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return folder
 
 
 @pytest.mark.parametrize(
