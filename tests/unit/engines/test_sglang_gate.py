@@ -101,6 +101,12 @@ async def test_an_adapter_is_always_named_with_its_base(engine: Caller, sglang: 
     assert [asked["model"] for asked in sglang.asked] == [BASE, f"{BASE}:vqa@1"]
 
 
+async def test_the_vocabulary_is_read_once(engine: Caller, inside: ToyInside) -> None:
+    for _ in range(2):
+        assert (await engine.call("POST", CHAT, body())).status == 200
+    assert inside.num_looks == 1
+
+
 async def test_what_is_held_is_listed_with_its_hash_and_modules(engine: Caller, tmp_path: Path) -> None:
     loaded = await load(engine, tmp_path, 1)
     assert loaded.version == "vqa@1"
