@@ -101,6 +101,14 @@ async def test_an_adapter_is_always_named_with_its_base(engine: Caller, sglang: 
     assert [asked["model"] for asked in sglang.asked] == [BASE, f"{BASE}:vqa@1"]
 
 
+@pytest.mark.parametrize("key", ["07", "+7", " 7", "-7", "7_0", "7.0", "\u0667", "", "seven"])
+async def test_a_token_id_has_one_spelling(engine: Caller, sglang: ScriptedSglang, key: str) -> None:
+    reply = await engine.call("POST", CHAT, body(logit_bias={key: 100}))
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "logit_bias")
+    assert not sglang.asked
+    assert (await engine.call("POST", CHAT, body(logit_bias={"7": 100, "0": 1.5}))).status == 200
+
+
 async def test_the_vocabulary_is_read_once(engine: Caller, inside: ToyInside) -> None:
     for _ in range(2):
         assert (await engine.call("POST", CHAT, body())).status == 200
