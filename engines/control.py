@@ -47,7 +47,7 @@ MAX_ERROR_CHARS = 500
 
 _log = logging.getLogger(__name__)
 _BY_CODE: tuple[type[TandemError], ...] = (
-    AdapterRefused, BadRequest, Conflict, EngineDown, EngineFault, NoSlot, NotFound,
+    AdapterRefused, BadRequest, Conflict, DeadlineExceeded, EngineDown, EngineFault, NoSlot, NotFound,
 )  # fmt: skip
 _BY_STATUS: dict[int, type[TandemError]] = {400: BadRequest, 404: NotFound, 409: Conflict, 503: Unavailable}
 Reply = TypeVar("Reply", bound=BaseModel)

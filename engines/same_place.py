@@ -18,10 +18,10 @@ KINDS = ("vllm", "fake")
 CONFIG_FILE = "config.json"
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _OF_ITS_OWN = frozenset({CONFIG_FILE, COPY_FILE, INDEX_FILE, EXPORT_FILE, "fake.json"})
-_OF_THE_WRITER = frozenset(
-    {"_name_or_path", "transformers_version", "version", "quantization_status", "dtype", "torch_dtype"}
-)
+_OF_THE_WRITER = frozenset({"_name_or_path", "transformers_version", "quantization_status", "dtype", "torch_dtype"})
 """Keys of config.json that say who wrote it, or what an engine's own `dtype` overrides."""
+_UNORDERED = frozenset({"ignore", "targets"})
+"""Keys whose lists are sets of modules. All other lists are kept in order: `layer_types` is the architecture."""
 
 
 def check_place(served: Path, other: Path) -> None:
@@ -48,14 +48,23 @@ def _config(model: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Without what says nothing: keys of the writer, nulls, empty objects, the order of names."""
-    if isinstance(value, dict):
-        plain = {key: _plain(one) for key, one in value.items() if key not in _OF_THE_WRITER}
-        return {key: one for key, one in plain.items() if one is not None and one != {}}
+    """Without what says nothing: keys of the writer, nulls, empty objects, the order of modules' names."""
     if isinstance(value, list):
-        items = [_plain(one) for one in value]
-        return sorted(items) if all(isinstance(one, str) for one in items) else items
-    return value
+        return [_plain(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    plain = {key: _plain(_in_order(key, one)) for key, one in value.items() if not _is_of_the_writer(key, value)}
+    return {key: one for key, one in plain.items() if one is not None and one != {}}
+
+
+def _in_order(key: str, value: Any) -> Any:
+    is_names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return sorted(value) if key in _UNORDERED and is_names else value
+
+
+def _is_of_the_writer(key: str, table: dict[str, Any]) -> bool:
+    """compressed-tensors writes its own `version`; elsewhere that is the format's (AWQ's `gemm`, say)."""
+    return key in _OF_THE_WRITER or (key == "version" and table.get("quant_method") == "compressed-tensors")
 
 
 def _texts(model: Path) -> set[str]:

@@ -15,7 +15,7 @@ from engines.errors import EngineDown
 from engines.flags import flag_of
 from engines.model import check_model, family_of
 from engines.profiles import FamilyProfile
-from engines.schemes import check_scheme, gpu_kind
+from engines.schemes import check_scheme, here
 from engines.served import Launch, ServedEngine
 
 PLUGIN_DIR = Path(__file__).parent / "sglang_plugin"
@@ -37,7 +37,7 @@ class SglangEngine(ServedEngine):
     async def launch(self, port: int) -> Launch:
         check_model(self.name, self.config.model)
         family = family_of(self.name, self.config)
-        check_scheme(self.name, self.config, gpu_kind())
+        check_scheme(self.name, self.config, await asyncio.to_thread(here))
         python = self.config.python or sys.executable
         env = environment(self.name, self.config, family)
         await check_interpreter(python, env)

@@ -17,7 +17,8 @@ OWNED_ARGS = frozenset(
     "schedule-low-priority-values-first default-priority-value disable-priority-preemption "
     "incremental-streaming-output sidecar".split()
 )
-"""What our command line writes, what another key of the section decides, and what opens another door."""
+"""What our command line writes (but `log-level`), what another key of the section decides, what changes how the model
+is asked or answers, and what opens another door."""
 
 
 def check_args(keys: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from engines.errors import EngineDown
 from engines.flags import flag_of
 from engines.model import check_model, family_of
 from engines.profiles import FamilyProfile
-from engines.schemes import check_scheme, cpu_kind, gpu_kind
+from engines.schemes import MachineKind, check_scheme, cpu_kind, gpu_kind
 from engines.served import Launch, ServedEngine, python_path
 
 PLUGIN_DIR = Path(__file__).parent / "vllm_plugin"
@@ -70,6 +70,11 @@ async def build_of(python: str) -> Build:
     return _read_build(python, out)
 
 
+async def machine_of(build: Build) -> MachineKind:
+    """What this build computes on here: by its kind, whatever else the machine has."""
+    return await asyncio.to_thread(cpu_kind if build.is_cpu else gpu_kind)
+
+
 def _read_build(python: str, out: bytes) -> Build:
     try:
         build = Build(**json.loads(out))
@@ -94,7 +99,7 @@ class VllmEngine(ServedEngine):
         check_model(self.name, self.config.model)
         python = self.config.python or sys.executable
         build = await build_of(python)
-        check_scheme(self.name, self.config, cpu_kind() if build.is_cpu else gpu_kind())
+        check_scheme(self.name, self.config, await machine_of(build))
         module = (python, "-m", "vllm.entrypoints.openai.api_server")
         family = self.family()
         env = environment(self.config, build, family)

@@ -25,6 +25,8 @@ _PATH = "/v1/chat/completions"
 # Under the 5 s after which the engines' servers close an idle connection.
 _KEEP_ALIVE_S = 3.0
 _MAX_ERROR_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Of an answer that is held as a whole: a remote server's may be of any size."""
 _CONTEXT = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
 _KEPT: dict[int, type[TandemError]] = {400: BadRequest, 413: TooLarge, 415: BadMediaType, 422: BadRequest}
 _EVENT = b"data: "
@@ -78,9 +80,14 @@ class Answer:
         return chunk[:start]
 
     async def read_all(self) -> bytes:
-        """The whole body. Raises `EngineFailed`."""
+        """The whole body. Raises `EngineFailed`, also beyond `MAX_ANSWER_BYTES`."""
+        body = bytearray()
         with self._waiting, _broken_off():
-            return await self._response.content.read()
+            async for chunk in self._response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise _too_long()
+        return bytes(body)
 
     def close(self) -> None:
         """Gives the connection back if all was read; closes it, and so aborts the engine's work, otherwise."""
@@ -186,6 +193,12 @@ def _release(response: aiohttp.ClientResponse) -> None:
 
 def _fault() -> EngineFailed:
     fault = EngineFault("The engine failed on this request. It is logged; retry, and report it if it stays.")
+    return EngineFailed(Failure.ENGINE_ERROR, fault)
+
+
+def _too_long() -> EngineFailed:
+    _log.warning("an engine sent an answer of more than %d bytes", MAX_ANSWER_BYTES)
+    fault = EngineFault(f"The engine's answer has more than {MAX_ANSWER_BYTES} bytes; ask for a shorter one.")
     return EngineFailed(Failure.ENGINE_ERROR, fault)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engines.adapter.files import open_regular, parse_object, read_bounded, read_chunks, size_of
-from engines.adapter.packed import linear_shape, method_of
+from engines.adapter.packed import Packing, linear_shape, packing_of
 from engines.adapter.tensors import TensorInfo, read_header
 from engines.errors import BadRequest
 from engines.profiles import FamilyProfile, profile_of
@@ -62,9 +62,9 @@ def read_base(model_dir: Path, profile: FamilyProfile | None = None) -> BaseMode
 def linear_shapes(model_dir: Path, profile: FamilyProfile) -> dict[str, tuple[int, int]]:
     """Name in the model -> (out_features, in_features), of every module whose weight is a matrix, packed or not."""
     shapes: dict[str, tuple[int, int]] = {}
-    method = method_of(model_dir)
+    packing = packing_of(model_dir)
     for path in weight_files(model_dir):
-        shapes.update(_matrix_shapes(path, profile, method))
+        shapes.update(_matrix_shapes(path, profile, packing))
     return shapes
 
 
@@ -101,11 +101,11 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
     return tuple(model_dir / name for name in sorted(set(names.values())))
 
 
-def _matrix_shapes(path: Path, profile: FamilyProfile, method: str) -> dict[str, tuple[int, int]]:
+def _matrix_shapes(path: Path, profile: FamilyProfile, packing: Packing) -> dict[str, tuple[int, int]]:
     shapes = {}
     for tensor in _tensors(path):
         module, _, leaf = profile.model_module(tensor.name).rpartition(".")
-        if (shape := linear_shape(method, leaf, tensor.shape)) is not None:
+        if (shape := linear_shape(packing, leaf, tensor.shape)) is not None:
             shapes[module] = shape
     return shapes
 

@@ -19,7 +19,15 @@ MAX_QUOTED_CHARS = 500
 MAX_NAMES = 10
 
 _NO_KEY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
+_OF_A_PROXY = frozenset(range(520, 525))
+"""Of Cloudflare's, which many servers stand behind: it got no answer from the server."""
+_BUSY = _OF_A_PROXY | {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
 _EVENT = "data:"
 _DONE = "[DONE]"
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -29,11 +37,15 @@ class ServerBusy(Unavailable):
     """The server, or what stands before it, takes no requests at this moment."""
 
 
+class NoPermission(EngineDown):
+    """The server does not take our key, or not for what was asked."""
+
+
 class RemoteClient:
     """Speaks to one server. Create and close it on one event loop; `close` is safe to call twice.
 
-    Every call raises `EngineDown` (not reached, or it wants another key), `ServerBusy`, `DeadlineExceeded`,
-    `BadRequest` (it refuses what was asked) or `EngineFault` (it fails, or answers what it should not).
+    Every call raises `EngineDown` (not reached), `NoPermission`, `ServerBusy`, `DeadlineExceeded`, `BadRequest` (it
+    refuses what was asked) or `EngineFault` (it fails, or answers what it should not).
     """
 
     def __init__(self, title: str, url: str, api_key: str) -> None:
@@ -101,7 +113,7 @@ class RemoteClient:
     def _refusal(self, call: str, status: int, raw: bytes) -> TandemError:
         detail = raw[:MAX_QUOTED_CHARS].decode(errors="replace")
         if status in _NO_KEY:
-            return EngineDown(
+            return NoPermission(
                 f"{self._title} does not take our API key (HTTP {status}); check the variable that api_key_env names",
                 detail=detail,
             )

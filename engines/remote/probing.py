@@ -16,7 +16,7 @@ from typing import Any
 from engines.capabilities import Ability, Capabilities
 from engines.errors import BadRequest, EngineFault
 from engines.remote.answers import ChatAnswer
-from engines.remote.client import RemoteClient
+from engines.remote.client import NoPermission, RemoteClient
 
 QUESTION = "What is the color of the shape? Answer with one word."
 MAX_TOKENS = 8
@@ -81,7 +81,7 @@ Check = Callable[[Prober], Awaitable[Known]]
 async def _try(check: Check, prober: Prober) -> Known:
     try:
         return await check(prober)
-    except (BadRequest, EngineFault):  # it refuses this, or fails on it
+    except (BadRequest, NoPermission, EngineFault):  # it refuses this, or fails on it; our key it took before
         return Known.NO
 
 

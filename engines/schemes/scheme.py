@@ -114,7 +114,7 @@ def _compressed(quantization: Mapping[str, Any]) -> Scheme:
 def _of_group(group: Any) -> Scheme:
     weights, inputs = (_table(group, key) for key in ("weights", "input_activations"))
     match weights.get("type"), weights.get("num_bits"), bool(inputs):
-        case "float", 8, _:
+        case "float", 8, True:
             return _fp8(weights.get("strategy"), inputs.get("strategy"))
         case "int", 4, False:
             return Scheme.W4A16

@@ -65,12 +65,12 @@ async def _machine_of(engine: EngineConfig) -> MachineKind:
     """Of a vLLM engine, by whether its interpreter has the CPU build; raises `EngineDown` if it has none."""
     import sys
 
-    from engines.schemes import cpu_kind, gpu_kind, here
-    from engines.vllm import build_of
+    from engines.schemes import here
+    from engines.vllm import build_of, machine_of
 
     if engine.kind != "vllm":
-        return here()
-    return cpu_kind() if (await build_of(engine.python or sys.executable)).is_cpu else gpu_kind()
+        return await asyncio.to_thread(here)
+    return await machine_of(await build_of(engine.python or sys.executable))
 
 
 def _documents(found: Examination) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engines import schemes
 from engines.errors import TandemError
+from engines.schemes import MachineKind
 from engines.vllm import Build
 from gateway.doctor.context import Context
 from gateway.doctor.finding import Finding, fail, ok, worst
@@ -11,15 +12,19 @@ from gateway.doctor.finding import Finding, fail, ok, worst
 
 def check_schemes(context: Context) -> Finding:
     """Engines of a vLLM that cannot be asked are left out: the check of packages says why."""
-    builds = {name: build for name, build in context.builds.items() if isinstance(build, Build)}
-    if not builds:
-        return ok("no vLLM engine is configured, or none can be asked which build it has")
-    return worst([_check_scheme(name, build, context) for name, build in builds.items()])
+    machines = {
+        name: schemes.cpu_kind() if build.is_cpu else schemes.gpu_kind()
+        for name, build in context.builds.items()
+        if isinstance(build, Build)
+    }
+    machines |= {name: schemes.here() for name in context.engines("sglang")}
+    if not machines:
+        return ok("no vLLM or SGLang engine is configured, or none can be asked which build it has")
+    return worst([_check_scheme(name, machine, context) for name, machine in machines.items()])
 
 
-def _check_scheme(name: str, build: Build, context: Context) -> Finding:
+def _check_scheme(name: str, machine: MachineKind, context: Context) -> Finding:
     engine = context.config.engines[name]
-    machine = schemes.cpu_kind() if build.is_cpu else schemes.gpu_kind()
     try:
         schemes.check_scheme(name, engine, machine)
         return ok(f"engine {name}: {schemes.scheme_of(name, engine)} on {machine}")

@@ -78,7 +78,6 @@ def settings(kind: str) -> dict[str, Any]:
     return {
         "args": sglang_machine.arguments(),
         "env": sglang_machine.environment(sglang_machine.site()),
-        "quantization": sglang_machine.quantization(),
     }
 
 

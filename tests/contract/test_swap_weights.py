@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from chatting import ask, picture, request, status_of
+from chatting import ask, eventually, picture, request, session, status_of
 from evidence import Supports
 from other_model import write_other, write_other_fp8
 from peft_adapters import write_adapter
@@ -29,12 +30,22 @@ OLD, NEW = VersionName("small", 0), VersionName("small.g2", 0)
 PROMPTS = (ProbePrompt(QUESTION, "red", picture("red"), 2), ProbePrompt("is there a circle?", "yes", None, 2))
 SAME = 1e-3
 """Nats by which two processes with the same weights may differ: their kernels add in another order."""
+TINY_TEXT = {
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "head_dim": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 1,
+}
+"""Of a model that only the fake serves: what an adapter's shapes are made from."""
 
 
 async def test_the_fake_serves_another_model_in_place(tmp_path: Path, supports: Supports) -> None:
     models = [tmp_path / name for name in ("old", "new")]
     for number, model in enumerate(models):
         model.mkdir()
+        (model / "config.json").write_text(json.dumps({"text_config": TINY_TEXT}))
         (model / MODEL_FILE).write_text(json.dumps({"weights": str(number)}))
     supports(EngineConfig(model=str(models[0]), kind="fake"), Aspect.SWAP)
     await check_swap("fake", *models, tmp_path)
@@ -61,13 +72,16 @@ async def check_swap(kind: str, old: Path, new: Path, root: Path) -> None:
     async with running(kind, old, root / "swapped", OLD.alias) as engine:
         before = await logprobs(engine, OLD)
         assert (await ask(engine.endpoint, asked(OLD))).body["model"] == str(OLD)  # its picture is cached now
-        if kind == "vllm":
-            adapter = AdapterRef(VersionName("vqa", 1), 1, write_adapter(root / "adapter", old, seed=1))
-            await engine.load_adapter(adapter)
+        adapter = AdapterRef(VersionName("vqa", 1), 1, write_adapter(root / "adapter", old, seed=1))
+        await engine.load_adapter(adapter)
+        assert await status_of(engine.endpoint, asked(adapter.version)) == 200
         with pytest.raises(Conflict, match="pause it first"):
             await engine.swap_weights(new, NEW)
         await engine.pause()
+        queued = await queue_requests(engine, OLD, adapter.version) if kind == "vllm" else ()
         await engine.swap_weights(new, NEW)
+        for one in queued:
+            assert await one in ("abort", "error")
         await engine.resume()
         said = await ask(engine.endpoint, asked(NEW))
         assert (said.body["model"], said.text) == (str(NEW), wanted_text)
@@ -76,7 +90,7 @@ async def check_swap(kind: str, old: Path, new: Path, root: Path) -> None:
         assert distance(after, wanted) < SAME < distance(after, before)
         assert await status_of(engine.endpoint, asked(OLD)) == 404
         assert await engine.list_adapters() == ()
-        assert await status_of(engine.endpoint, {**asked(NEW), "model": "vqa@1"}) == 404
+        assert await status_of(engine.endpoint, asked(adapter.version)) == 404
         await check_a_failure_can_be_put_right(engine, old, root, before)
 
 
@@ -93,6 +107,28 @@ async def check_a_failure_can_be_put_right(
     await engine.swap_weights(old, OLD)
     await engine.resume()
     assert distance(await logprobs(engine, OLD), before) < SAME
+
+
+async def queue_requests(engine: ServedEngine, *versions: VersionName) -> tuple[asyncio.Task[str], ...]:
+    """Requests that come while the engine is paused, each under its version; all are inside when this returns."""
+
+    async def are_inside() -> bool:
+        stats = await engine.stats()
+        return stats is not None and stats.num_running + stats.num_waiting == len(versions)
+
+    begun = tuple(asyncio.create_task(outcome_of(engine, version)) for version in versions)
+    await eventually(are_inside)
+    return begun
+
+
+async def outcome_of(engine: ServedEngine, version: VersionName) -> str:
+    """The finish reason, or `error` for an answer other than 200."""
+    async with (
+        session(engine.endpoint) as http,
+        http.post("/v1/chat/completions", json=asked(version)) as answer,
+    ):
+        said = await answer.json()
+        return str(said["choices"][0]["finish_reason"]) if answer.status == 200 else "error"
 
 
 @asynccontextmanager

@@ -78,7 +78,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def on_sglang() -> dict[str, Setting]:
     args, env = sglang_machine.arguments(), sglang_machine.environment(sglang_machine.site())
     settings: dict[str, Setting] = {"engines.small.dtype": "bfloat16"}
-    settings |= {"engines.small.quantization": sglang_machine.quantization()}
     settings |= {f"engines.small.args.{key}": value for key, value in args.items()}
     return settings | {f"engines.small.env.{key}": value for key, value in env.items()}
 

@@ -10,7 +10,6 @@ import pytest
 
 SITE_VARIABLE = "TANDEM_SGLANG_PYTHONPATH"
 ARGS_VARIABLE = "TANDEM_SGLANG_ARGS"
-QUANTIZATION_VARIABLE = "TANDEM_SGLANG_QUANTIZATION"
 KERNELS: dict[str, Any] = {
     "attention-backend": "triton",
     "mm-attention-backend": "triton_attn",
@@ -42,7 +41,3 @@ def arguments() -> dict[str, Any]:
     """With deterministic inference, without which seeds have no effect; the variable (JSON) wins."""
     own = json.loads(os.environ.get(ARGS_VARIABLE, "{}"))
     return {**KERNELS, "enable-deterministic-inference": True, **own}
-
-
-def quantization() -> str:
-    return os.environ.get(QUANTIZATION_VARIABLE, "auto")

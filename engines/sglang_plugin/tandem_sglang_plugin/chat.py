@@ -32,6 +32,7 @@ class Chat:
         self._requests = requests
         self._shelf = shelf
         self._settings = settings
+        self._known_dialect: Dialect | None = None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises `Refusal` before anything is sent."""
@@ -87,8 +88,11 @@ class Chat:
             raise Refusal(404, "not_found", f"{version[:80]} is not loaded here", param="model")
 
     def _dialect(self) -> Dialect:
-        never = self._inside.ids_of(self._settings.never_sampled)
-        return Dialect(self._settings.base, never, self._inside.is_seeded)
+        """Read at the first request, when the tokenizer is there, and kept: a look at its vocabulary takes long."""
+        if self._known_dialect is None:
+            never = self._inside.ids_of(self._settings.never_sampled)
+            self._known_dialect = Dialect(self._settings.base, never, self._inside.is_seeded)
+        return self._known_dialect
 
 
 async def _refusal(exchanges: list[Exchange], statuses: list[int]) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ NEVER = -1e9
 """What is added to a logit so that its token is never sampled; JSON knows no infinity."""
 MAX_SAMPLES = 128
 MAX_SEED = 1 << 63
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]*")
+"""One spelling only: by another, an id that is never sampled would be a key beside ours and be sampled."""
 
 
 @dataclass(frozen=True)
@@ -142,4 +145,7 @@ def _logit_bias(document: dict[str, Any], dialect: Dialect) -> dict[str, float]:
     asked = document.get("logit_bias", {})
     if not isinstance(asked, dict) or not all(isinstance(value, int | float) for value in asked.values()):
         raise bad_request("logit_bias must be an object of token ids and numbers", "logit_bias")
+    for key in asked:
+        if _TOKEN_ID.fullmatch(key) is None:
+            raise bad_request(f"logit_bias: '{key[:40]}' is no token id; write it as a plain number", "logit_bias")
     return {**asked, **{str(token_id): NEVER for token_id in dialect.never_sampled}}

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .asgi import App, Message, Scope
+from .refusal import Refusal, too_late
 
+CALL_TIMEOUT_S = 10.0
 _log = logging.getLogger("tandem_sglang_plugin")
 _running: set[asyncio.Task[None]] = set()
 
@@ -128,7 +130,19 @@ class Inner:
         }
         return Exchange(self._app, scope, raw, ended)
 
-    async def call(self, outer: Scope, method: str, path: str, body: Any = None, timeout_s: float = 10.0) -> Answer:
-        """Raises `TimeoutError`; the request goes on then, unheard."""
+    async def call(
+        self, outer: Scope, method: str, path: str, body: Any = None, timeout_s: float | None = None
+    ) -> Answer:
+        """Raises `TimeoutError`, by default after `CALL_TIMEOUT_S`; the request goes on then, unheard."""
         exchange = self.begin(outer, method, path, body)
-        return await asyncio.wait_for(exchange.whole(), timeout_s)
+        return await asyncio.wait_for(exchange.whole(), CALL_TIMEOUT_S if timeout_s is None else timeout_s)
+
+    async def read(self, outer: Scope, path: str) -> dict[str, Any]:
+        """The JSON object that a GET is answered with. Raises `Refusal` if none comes in time, or another status."""
+        try:
+            answer = await self.call(outer, "GET", path)
+        except TimeoutError as error:
+            raise too_late(f"the engine did not answer GET {path} within {CALL_TIMEOUT_S:g} s") from error
+        if answer.status != 200:
+            raise Refusal(502, "engine_fault", f"the engine failed at GET {path}; its log says why", answer.reason())
+        return answer.json()

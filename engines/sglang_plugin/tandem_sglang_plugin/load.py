@@ -8,8 +8,9 @@ from .requests import Requests
 
 
 async def stats(outer: Scope, inner: Inner, requests: Requests) -> dict[str, int | float]:
-    """What `GET /tandem/stats` answers. Running + waiting is counted here: the snapshot stands still between steps."""
-    loads = (await inner.call(outer, "GET", "/v1/loads?include=core")).json().get("loads", [])
+    """What `GET /tandem/stats` answers; raises `Refusal`. Running + waiting is counted here: the snapshot stands still
+    between steps."""
+    loads = (await inner.read(outer, "/v1/loads?include=core")).get("loads", [])
     waiting = min(len(requests), sum(int(load.get("num_waiting_reqs", 0)) for load in loads))
     return {
         "num_running": len(requests) - waiting,

@@ -1,6 +1,7 @@
 """What is refused, by the codes that Tandem knows, in OpenAI's shape of an error.
 
-A message is ours; what SGLang said of it goes into `detail`, which no client of Tandem sees.
+A message is ours, but for a chat request that SGLang itself refuses: its own words are the message then, which the
+gateway logs and replaces by ours. Elsewhere what SGLang said goes into `detail`, which no client of Tandem sees.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class Refusal(Exception):
 
 def bad_request(message: str, param: str | None = None, detail: str = "") -> Refusal:
     return Refusal(400, "invalid_request", message, detail, param)
+
+
+def too_late(message: str) -> Refusal:
+    return Refusal(504, "deadline_exceeded", message)
 
 
 def engine_down(message: str) -> Refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,8 @@ class Requests:
         while inside := asked & self._inside.keys():
             self._left.clear()
             for request_id in inside:
-                await self._inner.call(outer, "POST", "/abort_request", {"rid": request_id})
+                with suppress(TimeoutError):  # it is asked again
+                    await self._inner.call(outer, "POST", "/abort_request", {"rid": request_id})
             await self._wait_until_one_leaves()
 
     async def _wait_until_one_leaves(self) -> None:

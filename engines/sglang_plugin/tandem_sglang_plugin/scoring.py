@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import Any
 
 from .asgi import Scope
 from .inside import Inside
-from .refusal import Refusal, bad_request
+from .refusal import Refusal, bad_request, too_late
 from .requests import Requests
 from .settings import Settings
 from .shelf import AdapterShelf
 
 SCORE_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 10.0
 UNSCORED = "the engine did not score the probe; its log says why"
 
 
@@ -34,14 +36,21 @@ class Scorer:
             raise Refusal(404, "not_found", f"{version} is not loaded here; load it first")
         if image is not None and not image.startswith("data:"):
             raise bad_request("an image must be a data: URL")
-        _, exchange = self._requests.begin(outer, version, "/generate", self._body(version, text, answer, image))
+        body = self._body(version, text, answer, image)
+        request_id, exchange = self._requests.begin(outer, version, "/generate", body)
         try:
             said = await asyncio.wait_for(exchange.whole(), SCORE_TIMEOUT_S)
         except TimeoutError as error:
-            raise Refusal(504, "engine_fault", UNSCORED) from error
+            await self._end(outer, request_id)
+            raise too_late(f"the engine did not score the probe within {SCORE_TIMEOUT_S:g} s") from error
         if said.status != 200:
             raise Refusal(400, "invalid_request", UNSCORED, said.reason())
         return _last(said.json().get("meta_info", {}).get("input_token_logprobs") or [], num_tokens)
+
+    async def _end(self, outer: Scope, request_id: str) -> None:
+        with suppress(TimeoutError):  # an engine that does not end it either is not waited for
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await self._requests.end(outer, [request_id])
 
     def _body(self, version: str, text: str, answer: str, image: str | None) -> dict[str, Any]:
         return {

@@ -84,10 +84,10 @@ class AdapterShelf:
                 raise self._fail(f"{version} could not be unloaded: {answer.reason()}")
 
     async def held(self, outer: Scope) -> list[Held]:
-        """What SGLang itself lists; what it holds without a name of ours shows as it calls it."""
+        """What SGLang itself lists; what it holds without a name of ours shows as it calls it. Raises `Refusal`."""
         async with self._lock:
             self._check_well()
-            models = (await self._inner.call(outer, "GET", "/v1/models")).json().get("data", [])
+            models = (await self._inner.read(outer, "/v1/models")).get("data", [])
             names = [str(model["id"]) for model in models if model.get("parent")]
             found = [self._held.get(name, Held(name, 0, "", "", ())) for name in names]
             return sorted(found, key=lambda held: held.slot_id)

@@ -3,6 +3,8 @@
 What vLLM's `reload_weights` leaves of the old model, and what is done about it here:
 
 - adapters: they are for the old base, and vLLM would load them again by their path. The shelf removes all before.
+- requests that came during the pause: they queue under the old names, adapters' too, and would be answered at the
+  resume. A second pause aborts them, once no old name is served.
 - the prefix cache, the scheduler's encoder cache (a picture that it knows, and the worker does not, ends the engine)
   and the processor's cache: emptied by the pause, and again after the reload.
 - on a CPU, the packed copy of a head that is tied to the embeddings: packed anew by the worker.
@@ -50,6 +52,7 @@ class BaseWeights:
         await self._empty_caches()
         # The list is shared by all that resolve a model's name.
         self._models.base_model_paths[:] = [replace(self._models.base_model_paths[0], name=base, model_path=path)]
+        await self.pause()
         return {}
 
     async def resume(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,14 +18,22 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 NUM_TOKENS = 3
+Answer = Callable[[Request], Awaitable[JSONResponse]]
 
 
 class ScriptedSglang:
-    """`is_stuck`: loads never return. `is_held`: answers do not end until they are aborted. `asked` is what came."""
+    """`is_stuck`: loads never return. `is_held`: answers do not end until they are aborted. `asked` is what came.
+
+    `silent` are paths that never answer, `failing` those that answer 500; the next `lost_aborts` aborts never answer,
+    and have no effect.
+    """
 
     def __init__(self) -> None:
         self.is_stuck = False
         self.is_held = False
+        self.silent: set[str] = set()
+        self.failing: set[str] = set()
+        self.lost_aborts = 0
         self.asked: list[dict[str, Any]] = []
         self.paths: dict[str, str] = {}
         self.users: Counter[str] = Counter()
@@ -33,8 +42,8 @@ class ScriptedSglang:
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
-                Route("/v1/models", self._models),
-                Route("/v1/loads", self._loads),
+                Route("/v1/models", self._unless_set(self._models)),
+                Route("/v1/loads", self._unless_set(self._loads)),
                 Route("/load_lora_adapter", self._load, methods=["POST"]),
                 Route("/unload_lora_adapter", self._unload, methods=["POST"]),
                 Route("/abort_request", self._abort, methods=["POST"]),
@@ -47,6 +56,16 @@ class ScriptedSglang:
         async with self._changed:
             self.users.pop(adapter, None)
             self._changed.notify_all()
+
+    def _unless_set(self, answer: Answer) -> Answer:
+        async def meddled(request: Request) -> JSONResponse:
+            if request.url.path in self.silent:
+                await asyncio.Event().wait()
+            if request.url.path in self.failing:
+                return JSONResponse({"error": {"message": "a fault was set"}}, status_code=500)
+            return await answer(request)
+
+        return meddled
 
     async def _health(self, request: Request) -> JSONResponse:
         return JSONResponse(None)
@@ -73,6 +92,9 @@ class ScriptedSglang:
         return JSONResponse({"success": True})
 
     async def _abort(self, request: Request) -> JSONResponse:
+        if self.lost_aborts:
+            self.lost_aborts -= 1
+            await asyncio.Event().wait()
         if (event := self._aborted.get((await request.json())["rid"])) is not None:
             event.set()
         return JSONResponse(None)
@@ -80,6 +102,7 @@ class ScriptedSglang:
     async def _generate(self, request: Request) -> JSONResponse:
         body = await request.json()
         self.asked.append(body)
+        await self._until_it_may_end(self._aborted.setdefault(body["rid"], asyncio.Event()))
         entries = [[None, 1, None], *([-float(number), number, None] for number in range(2, 9))]
         return JSONResponse({"meta_info": {"input_token_logprobs": entries}})
 

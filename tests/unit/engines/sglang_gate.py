@@ -37,13 +37,15 @@ def plugin() -> Iterator[ModuleType]:
 
 
 class ToyInside:
-    """What SGLang's objects say of the small model. `settled` are the adapters that nobody uses any more."""
+    """What SGLang's objects say of the small model. `settled` are the adapters that nobody uses any more; `num_looks`
+    counts how often the vocabulary was read."""
 
     num_layers = 4
 
     def __init__(self, settle: Settle | None = None, *, is_seeded: bool = True) -> None:
         self.is_seeded = is_seeded
         self.settled: list[str] = []
+        self.num_looks = 0
         self._settle = settle
         self._template = jinja2.Environment(autoescape=False).from_string(  # noqa: S701  a prompt, not a page
             (TOY_BASE / "chat_template.jinja").read_text()
@@ -55,6 +57,7 @@ class ToyInside:
         return self._template.render(messages=messages, add_generation_prompt=False)
 
     def ids_of(self, tokens: tuple[str, ...]) -> tuple[int, ...]:
+        self.num_looks += 1
         return tuple(sorted(self._ids[token] for token in tokens if token in self._ids))
 
     async def settle(self, adapter: str) -> None:

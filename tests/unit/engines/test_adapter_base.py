@@ -3,13 +3,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_adapter import HIDDEN, linear_shapes, safetensors_bytes, write_adapter, write_base
 
 from engines.adapter import BaseModel, base_hash_of, read_base, verify
-from engines.adapter.packed import linear_shape
+from engines.adapter.packed import Packing, linear_shape, packing_of
 from engines.errors import BadRequest
 
 
@@ -104,11 +105,39 @@ def test_checkpoint_with_other_names_is_refused(tmp_path: Path) -> None:
         read_base(model)
 
 
+INT4, INT8 = {"weights": {"num_bits": 4}}, {"weights": {"num_bits": 8}}
+
+
 @pytest.mark.parametrize(
-    ("method", "leaf", "stored"),
-    [("compressed-tensors", "weight_packed", (16, 4)), ("gptq", "qweight", (4, 16)), ("awq", "qweight", (32, 2))],
-)
-def test_a_packed_weight_has_the_shape_of_its_linear(method: str, leaf: str, stored: tuple[int, int]) -> None:
-    assert linear_shape(method, leaf, stored) == (16, 32)
-    assert linear_shape("", leaf, stored) is None
-    assert linear_shape(method, "weight_scale", stored) is None
+    ("quantization", "leaf", "stored"),
+    [({"quant_method": "compressed-tensors", "config_groups": {"a": INT4}}, "weight_packed", (16, 4)),
+     ({"quant_method": "compressed-tensors", "config_groups": {"a": INT8, "b": INT8}}, "weight_packed", (16, 8)),
+     ({"quant_method": "gptq", "bits": 4}, "qweight", (4, 16)),
+     ({"quant_method": "gptq", "bits": 8}, "qweight", (8, 16)),
+     ({"quant_method": "awq", "bits": 4}, "qweight", (32, 2)),
+     ({"quant_method": "awq", "w_bit": 4}, "qweight", (32, 2))],
+)  # fmt: skip
+def test_a_packed_weight_has_the_shape_of_its_linear(
+    tmp_path: Path, quantization: dict[str, Any], leaf: str, stored: tuple[int, int]
+) -> None:
+    packing = packing_in(tmp_path, quantization)
+    assert linear_shape(packing, leaf, stored) == (16, 32)
+    assert linear_shape(Packing(), leaf, stored) is None
+    assert linear_shape(packing, "weight_scale", stored) is None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "leaf"),
+    [({"quant_method": "compressed-tensors", "config_groups": {"a": INT4, "b": INT8}}, "weight_packed"),
+     ({"quant_method": "compressed-tensors"}, "weight_packed"),
+     ({"quant_method": "compressed-tensors", "config_groups": {"a": 3}}, "weight_packed"),
+     ({"quant_method": "gptq"}, "qweight"), ({"quant_method": "awq", "bits": "four"}, "qweight"),
+     ({"quant_method": "gptq", "bits": 0}, "qweight"), ({"quant_method": "gptq", "bits": 3}, "qweight")],
+)  # fmt: skip
+def test_a_weight_of_unknown_bits_has_no_shape(tmp_path: Path, quantization: dict[str, Any], leaf: str) -> None:
+    assert linear_shape(packing_in(tmp_path, quantization), leaf, (16, 4)) is None
+
+
+def packing_in(directory: Path, quantization: dict[str, Any]) -> Packing:
+    (directory / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    return packing_of(directory)

@@ -82,6 +82,15 @@ async def test_a_server_that_fails_on_images_lacks_them() -> None:
     assert Ability.IMAGES in (await capabilities_of(OpenAiServer(meddle=fail_on_images))).missing
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_field_that_our_key_does_not_allow_is_missing(status: int) -> None:
+    async def forbid_images(_request: web.Request, body: dict[str, Any]) -> web.StreamResponse | None:
+        return web.Response(status=status) if isinstance(body["messages"][0]["content"], list) else None
+
+    found = await capabilities_of(OpenAiServer(meddle=forbid_images))
+    assert found.missing == ALWAYS | {Ability.IMAGES}
+
+
 async def test_the_endpoint_names_the_servers_model_and_carries_its_key() -> None:
     server = OpenAiServer(key="secret-key")
     async with started(server, "secret-key") as engine:
@@ -163,8 +172,9 @@ async def test_a_server_that_went_away_has_failed_and_one_that_is_busy_is_unresp
         engine = engine_at(server.url)
         await engine.start()
         assert (await engine.health()).is_ready
-        server.status = 503
-        assert (await engine.health()).state is EngineState.UNRESPONSIVE
+        for status in (408, 429, 502, 503, 504, 520, 524):
+            server.status = status
+            assert (await engine.health()).state is EngineState.UNRESPONSIVE
         server.status, server.models = 200, ("org/other",)
         assert "has no model 'org/theirs'" in (await engine.health()).detail
     gone = await engine.health()

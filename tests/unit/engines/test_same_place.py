@@ -51,6 +51,27 @@ def test_another_number_format_does_not(pair: tuple[Path, Path], scheme: object)
         check_place(*pair)
 
 
+def test_layers_of_other_kinds_in_another_order_do_not(pair: tuple[Path, Path]) -> None:
+    for directory, kinds in zip(pair, (["full", "sliding"], ["sliding", "full"]), strict=True):
+        write_config(directory, {**CONFIG, "text_config": {"layer_types": kinds}})
+    with pytest.raises(BadRequest, match=r"config\.json"):
+        check_place(*pair)
+
+
+def test_another_version_of_a_format_does_not(pair: tuple[Path, Path]) -> None:
+    for directory, version in zip(pair, ("gemm", "gemv"), strict=True):
+        write_config(directory, {**CONFIG, "quantization_config": {"quant_method": "awq", "version": version}})
+    with pytest.raises(BadRequest, match=r"config\.json"):
+        check_place(*pair)
+
+
+def test_groups_that_name_the_same_modules_fit(pair: tuple[Path, Path]) -> None:
+    for directory, targets in zip(pair, (["Linear", "Conv2d"], ["Conv2d", "Linear"]), strict=True):
+        scheme = {**SCHEME, "config_groups": {"group_0": {"targets": targets}}}
+        write_config(directory, {**CONFIG, "quantization_config": scheme})
+    check_place(*pair)
+
+
 def test_another_tokenizer_or_template_does_not(pair: tuple[Path, Path]) -> None:
     (pair[1] / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(BadRequest, match=r"chat_template\.jinja"):

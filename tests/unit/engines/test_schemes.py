@@ -50,6 +50,7 @@ def mixed() -> dict[str, Any]:
         (compressed(FP8 | {"strategy": "tensor"}, FP8 | {"strategy": "tensor"}), Scheme.FP8_TENSOR),
         (compressed(FP8 | {"strategy": "channel"}, FP8 | {"strategy": "tensor"}), Scheme.FP8_TENSOR),
         (compressed(FP8 | {"strategy": "block"}, FP8 | {"strategy": "group"}), Scheme.FP8_BLOCK),
+        (compressed(FP8 | {"strategy": "channel"}), Scheme.UNKNOWN),
         (compressed(INT4), Scheme.W4A16),
         (compressed(INT8, INT8), Scheme.W8A8_INT8),
         (compressed(INT8), Scheme.UNKNOWN),

@@ -14,6 +14,7 @@ from toys import TOYS
 from engines.config import EngineConfig
 from engines.errors import ConfigError, EngineDown
 from engines.profiles import PROFILES
+from engines.schemes import MachineKind
 from engines.sglang import PLUGIN_DIR, SglangEngine, arguments, check_interpreter, environment
 
 FAMILY = PROFILES["qwen3_vl"]
@@ -101,7 +102,17 @@ def test_shards_are_asked_for_only_where_there_are_several() -> None:
     assert "--tp-size" not in words()
 
 
-async def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused(tmp_path: Path) -> None:
+async def test_a_machine_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.sglang.here", lambda: MachineKind.CPU_AVX2)
+    engine = SglangEngine("small", EngineConfig(model=str(TOYS["qwen3_vl"].base), kind="sglang"), tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot serve .* on cpu-avx2 .*CUDA kernels only"):
+        await engine.launch(1)
+
+
+async def test_a_family_that_sglang_does_not_serve_with_adapters_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.sglang.here", lambda: MachineKind.GPU_HOPPER)
     engine = SglangEngine("small", EngineConfig(model=str(TOYS["internvl"].base), kind="sglang"), tmp_path)
     with pytest.raises(ConfigError, match=r"engines\.small\.model: sglang cannot serve internvl"):
         await engine.launch(1)

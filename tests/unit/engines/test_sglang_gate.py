@@ -13,6 +13,7 @@ from peft_adapters import write_adapter
 from scripted_sglang import ScriptedSglang
 from sglang_gate import BASE, TOY_BASE, ToyInside, gate, plugin
 
+from engines.errors import DeadlineExceeded, EngineFault
 from engines.wire import AdapterList, AdapterReply, ProbeReply, StatsReply
 
 pytestmark = pytest.mark.timeout(20)
@@ -99,6 +100,20 @@ async def test_an_adapter_is_always_named_with_its_base(engine: Caller, sglang: 
     for name in (BASE, "vqa@1"):
         assert (await engine.call("POST", CHAT, body(name))).json()["model"] == name
     assert [asked["model"] for asked in sglang.asked] == [BASE, f"{BASE}:vqa@1"]
+
+
+@pytest.mark.parametrize("key", ["07", "+7", " 7", "-7", "7_0", "7.0", "\u0667", "", "seven"])
+async def test_a_token_id_has_one_spelling(engine: Caller, sglang: ScriptedSglang, key: str) -> None:
+    reply = await engine.call("POST", CHAT, body(logit_bias={key: 100}))
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "logit_bias")
+    assert not sglang.asked
+    assert (await engine.call("POST", CHAT, body(logit_bias={"7": 100, "0": 1.5}))).status == 200
+
+
+async def test_the_vocabulary_is_read_once(engine: Caller, inside: ToyInside) -> None:
+    for _ in range(2):
+        assert (await engine.call("POST", CHAT, body())).status == 200
+    assert inside.num_looks == 1
 
 
 async def test_what_is_held_is_listed_with_its_hash_and_modules(engine: Caller, tmp_path: Path) -> None:
@@ -225,6 +240,47 @@ async def test_a_probe_of_an_unknown_version_is_refused(engine: Caller) -> None:
     prompt = {"text": "what?", "answer": "red", "image": None, "num_tokens": 1}
     reply = await engine.call("POST", "/tandem/probe", {"version": "vqa@9", "prompts": [prompt]})
     assert (reply.status, reply.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_probe_that_takes_too_long_is_ended(
+    engine: Caller, sglang: ScriptedSglang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tandem_sglang_plugin.scoring
+
+    monkeypatch.setattr(tandem_sglang_plugin.scoring, "SCORE_TIMEOUT_S", 0.05)
+    sglang.is_held = True
+    prompt = {"text": "what?", "answer": "red", "image": None, "num_tokens": 1}
+    reply = await engine.call("POST", "/tandem/probe", {"version": BASE, "prompts": [prompt]})
+    assert (reply.status, reply.json()["error"]["code"]) == (504, DeadlineExceeded.code)
+    assert (await engine.call("GET", "/tandem/stats")).json()["num_running"] == 0
+
+
+async def test_an_abort_that_is_not_answered_is_repeated(
+    engine: Caller, sglang: ScriptedSglang, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tandem_sglang_plugin.inner
+
+    await load(engine, tmp_path, 1)
+    monkeypatch.setattr(tandem_sglang_plugin.inner, "CALL_TIMEOUT_S", 0.05)
+    sglang.is_held, sglang.lost_aborts = True, 1
+    call = engine.begin("POST", CHAT, body("vqa@1"))
+    await until_asked(sglang, 1)
+    assert (await engine.call("DELETE", "/tandem/adapters/vqa@1")).status == 200
+    assert (await call.reply()).json()["choices"][0]["finish_reason"] == "abort"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("/tandem/stats", "/v1/loads"), ("/tandem/adapters", "/v1/models")])
+async def test_what_sglang_does_not_tell_is_not_made_up(
+    engine: Caller, sglang: ScriptedSglang, ours: str, theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tandem_sglang_plugin.inner
+
+    monkeypatch.setattr(tandem_sglang_plugin.inner, "CALL_TIMEOUT_S", 0.05)
+    for broken, status, code in ((sglang.silent, 504, DeadlineExceeded.code), (sglang.failing, 502, EngineFault.code)):
+        broken.add(theirs)
+        reply = await engine.call("GET", ours)
+        assert (reply.status, reply.json()["error"]["code"]) == (status, code)
+        broken.clear()
 
 
 async def test_a_control_body_with_an_unknown_key_is_refused(engine: Caller) -> None:

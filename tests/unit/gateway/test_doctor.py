@@ -18,6 +18,7 @@ from doctor_context import CPU_BUILD, CUDA_BUILD, TOY, configured, free_port, re
 import gateway.doctor as doctor
 from engines.capabilities import Ability, Capabilities
 from engines.errors import EngineDown
+from engines.schemes import MachineKind
 from gateway.doctor import CHECKS, Context, Finding, Level, diagnose, folders, interpreters, is_well, survey
 from gateway.doctor.accelerators import check_accelerators, check_memory
 from gateway.doctor.elsewhere import check_remote_servers
@@ -108,11 +109,14 @@ def test_a_model_is_there_whole_and_of_a_known_family(tmp_path: Path) -> None:
     expect(check_models(Context(configured(tmp_path))), Level.OK)
 
 
-def test_a_scheme_that_this_machine_cannot_serve_fails(tmp_path: Path) -> None:
+def test_a_scheme_that_this_machine_cannot_serve_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = {"small": CPU_BUILD}
     expect(check_schemes(Context(configured(tmp_path, kind="vllm"), builds=build)), Level.OK, "unquantized on cpu-")
     online = Context(configured(tmp_path, kind="vllm", quantization="fp8"), builds=build)
     expect(check_schemes(online), Level.FAIL, "cannot serve online-fp8", f"tandem doctor {TOY}")
+    monkeypatch.setattr("engines.schemes.here", lambda: MachineKind.CPU_AVX2)
+    sglang = Context(configured(tmp_path, kind="sglang"))
+    expect(check_schemes(sglang), Level.FAIL, "sglang cannot serve unquantized on cpu-avx2")
     expect(check_schemes(Context(configured(tmp_path))), Level.OK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -145,6 +146,27 @@ async def test_a_servers_refusal_is_told_in_our_words(tmp_path: Path, status: in
     assert response.status_code == ours
     assert "theirs" not in response.text
     assert len(server.seen) == 1
+
+
+async def test_an_answer_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, went_away = OpenAiServer(), asyncio.Event()
+
+    async def go_on_for_ever(request: web.Request, _body: dict[str, Any]) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(b" " * 1000)
+        finally:
+            went_away.set()
+
+    async with over(server, tmp_path) as stack:
+        server.meddle = go_on_for_ever
+        monkeypatch.setattr("gateway.upstream.MAX_ANSWER_BYTES", 10_000)
+        response = await stack.chat()
+        await asyncio.wait_for(went_away.wait(), 5)
+    assert response.status_code == 502
+    assert "more than 10000 bytes" in response.json()["error"]["message"]
 
 
 async def test_replicas_say_what_their_server_lacks(tmp_path: Path) -> None:
