@@ -8,7 +8,7 @@ import pytest
 from benchmark import Metric, write
 from load import Outcome, errors, wrong_answers
 from oracle import BASE, LearnedOracle, weights_by_version
-from other_model import write_other_fp8
+from other_model import LOUD_NOISE, write_other_fp8
 from peft_adapters import write_adapter
 from pictures import picture_questions
 from releasing import Document, begin, generation, release, versions_of, wait_only
@@ -23,7 +23,7 @@ OLD = WEIGHTS / "base-fp8"
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_other_fp8(tmp_path_factory.mktemp("other"))
+    return write_other_fp8(tmp_path_factory.mktemp("other"), noise=LOUD_NOISE)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,11 @@ NOISE = 0.2
 """As a share of each tensor's own standard deviation: enough that every answer's log-probabilities move."""
 
 
-def write_other(directory: Path, seed: int = 1) -> Path:
+LOUD_NOISE = 0.8
+"""Enough that the answers differ."""
+
+
+def write_other(directory: Path, seed: int = 1, noise: float = NOISE) -> Path:
     """In bfloat16, as the toy base is."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -21,16 +25,16 @@ def write_other(directory: Path, seed: int = 1) -> Path:
     tensors = load_file(directory / "model.safetensors")
     for name, tensor in tensors.items():
         if ".visual." not in name:
-            noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * NOISE
-            tensors[name] = (tensor.float() + noise).to(tensor.dtype)
+            added = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * noise
+            tensors[name] = (tensor.float() + added).to(tensor.dtype)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
 
-def write_other_fp8(root: Path, seed: int = 1) -> Path:
+def write_other_fp8(root: Path, seed: int = 1, noise: float = NOISE) -> Path:
     """The same in FP8, as `base-fp8` is of the base."""
     from learners.toy.quantize import quantize
 
     directory = root / "other-fp8"
-    quantize(write_other(root / "other", seed), directory)
+    quantize(write_other(root / "other", seed, noise), directory)
     return directory
