@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,8 +32,11 @@ class Registry:
         if not self.engines[engine].num_slots:
             raise AdapterRefused(why_no_adapters(engine))
 
-    def register(self, alias: str, directory: Path) -> VersionRow:
-        """Verifies `directory`, copies it, adds the row. Raises `AdapterRefused` and changes nothing."""
+    def register(self, alias: str, directory: Path) -> tuple[VersionRow, VerifiedAdapter]:
+        """Verifies `directory`, copies it, adds the row; returns that and the copy as verified.
+
+        Raises `AdapterRefused` and changes nothing.
+        """
         row = self.store.aliases.get(alias)
         self.check_takes_adapters(row.engine)
         verified = self._verify(directory, row.engine)
@@ -41,17 +44,14 @@ class Registry:
         path = install(verified, self.root / str(name))
         version = _row_of(name, row, verified, path, job_of(directory))
         self.store.versions.add(version)
-        return version
+        return version, replace(verified, path=path)
 
     def reverify(self, row: VersionRow) -> VerifiedAdapter:
-        """Verifies the registry's own copy again: files can rot or be tampered with."""
-        verified = self._verify(row.path, row.engine)
-        if verified.weights_sha256 != row.weights_sha256:
-            raise AdapterRefused(f"the files of {row.name} in {row.path} are not those that were registered")
-        return verified
+        """Verifies the registry's own copy again: files can rot or be tampered with. Raises `AdapterRefused`."""
+        return self._verify(row.path, row.engine, row.weights_sha256)
 
-    def _verify(self, directory: Path, engine: str) -> VerifiedAdapter:
-        return verify(directory, self.base_of(engine), self.engines[engine].max_lora_rank)
+    def _verify(self, directory: Path, engine: str, known_sha256: str | None = None) -> VerifiedAdapter:
+        return verify(directory, self.base_of(engine), self.engines[engine].max_lora_rank, known_sha256)
 
 
 def job_of(directory: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The publish transaction over replicas that a test can make fail at any step, with the real store and real files."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,11 @@ class ScriptedReplica:
     def __init__(self, number: int, registry: Registry) -> None:
         self.name = f"small/{number}"
         self.engine = "small"
-        self.copies: set[VersionName] = set()
+        self.copies: dict[VersionName, dict[str, str]] = {}
+        self.num_sent = 0
         self.held: set[VersionName] = set()
         self.renewed: set[VersionName] = set()
+        self.fail_copy: Exception | None = None
         self.fail_load: Exception | None = None
         self.fail_release: Exception | None = None
         self.lose_modules = False
@@ -41,7 +43,13 @@ class ScriptedReplica:
         self._registry = registry
 
     async def copy(self, parcel: Parcel) -> None:
-        self.copies.add(parcel.version)
+        if self.fail_copy is not None:
+            raise self.fail_copy
+        self.num_sent += 1
+        self.copies[parcel.version] = parcel.hashes()
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        return self.copies.get(version) == hashes
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         if self.fail_load is not None:
@@ -56,11 +64,9 @@ class ScriptedReplica:
         if self.fail_release is not None:
             raise self.fail_release
         self.held.discard(version)
-        self.copies.discard(version)
 
     async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
         self.held &= set(versions)
-        self.copies &= set(versions)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
         self.renewed |= set(versions)
@@ -166,7 +172,7 @@ async def test_a_version_of_an_engine_that_takes_none_now_is_refused_and_stays_w
     with pytest.raises(AdapterRefused, match="is a remote server and takes no adapters"):
         await site.publisher.promote(ALIAS, name)
     assert site.state(name) is VersionState.VERIFIED
-    assert all(r.copies == set() for r in site.replicas)
+    assert all(r.held == set() for r in site.replicas)
 
 
 async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> None:
@@ -412,3 +418,52 @@ async def test_an_alias_that_is_not_configured_any_more_is_neither_loaded_nor_ro
     with pytest.raises(EngineDown):
         await site.publisher.promote(ALIAS, name)
     assert set(site.routes.snapshot.aliases) == {ALIAS}
+
+
+async def test_a_publish_sends_nothing_to_a_replica_that_got_it_when_it_was_registered(site: Site) -> None:
+    name = await site.register(1)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+
+
+async def test_a_publish_sends_what_a_replica_did_not_get_when_it_was_registered(site: Site) -> None:
+    site.replicas[1].fail_copy = Unavailable("no room")
+    name = await site.register(1)
+    assert site.state(name) is VersionState.VERIFIED
+    site.replicas[1].fail_copy = None
+    newcomer = ScriptedReplica(2, site.registry)
+    await site.join(newcomer)
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in (*site.replicas, newcomer)] == [1, 1, 1]
+    assert newcomer.held == {name}
+
+
+async def test_a_replica_that_does_not_answer_keeps_no_version_from_being_registered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.promotion.SEND_AHEAD_TIMEOUT_S", 0.01)
+
+    async def stand_still(_: Parcel) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(site.replicas[1], "copy", stand_still)
+    name = await site.register(1)
+    assert site.state(name) is VersionState.VERIFIED
+
+
+async def test_a_version_registered_with_no_replica_in_service_is_sent_by_its_publish(site: Site) -> None:
+    for replica in site.replicas:
+        site.membership.leave(replica)  # type: ignore[arg-type]
+    name = await site.register(1)
+    for replica in site.replicas:
+        await site.join(replica)
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+
+
+async def test_a_copy_made_of_other_files_than_the_registrys_is_sent_anew(site: Site) -> None:
+    name = await site.register(1)
+    site.replicas[1].copies[name] |= {"adapter_config.json": "0" * 64}
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 2]
