@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from engines.adapter import VerifiedAdapter, pack_verified
+from engines.adapter import VerifiedAdapter
 from engines.errors import Conflict, DeadlineExceeded, Refused, TandemError, Unavailable
 from engines.fleet import Fleet
 from engines.proof import check_agreement, check_delivery
@@ -107,7 +107,7 @@ class Publisher:
     async def _send_ahead(self, row: VersionRow, verified: VerifiedAdapter) -> None:
         """The files to the replicas in service, and what the bare base says to the probe, which each keeps."""
         fleet = self._membership.fleet(row.engine)
-        await fleet.copy(await asyncio.to_thread(pack_verified, row.name, verified))
+        await fleet.copy(await asyncio.to_thread(self._registry.read, row))
         if prompts := _prompts(verified):
             await fleet.probe(VersionName(row.engine, 0), prompts)
 
@@ -123,14 +123,20 @@ class Publisher:
         async with clock.step("copy"):
             lacking = await fleet.lacking(name, dict(verified.files()))
             if lacking.replicas:
-                await lacking.copy(await asyncio.to_thread(pack_verified, name, verified))
+                await lacking.copy(await asyncio.to_thread(self._registry.read, row))
         async with clock.step("stage"):
-            delivery = await self._stage(row, verified, fleet)
+            delivery = await self._stage(row, verified, fleet, is_read=bool(lacking.replicas))
         async with clock.step("probe"):
             return await self._probe(row, verified, fleet, delivery)
 
-    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet) -> str:
-        loaded = await fleet.load(row.name)
+    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet, *, is_read: bool) -> str:
+        """`is_read`: the registry's weights have been read by this publish, and were those that were registered."""
+        loading = asyncio.create_task(fleet.load(row.name))
+        try:
+            if not is_read:
+                await asyncio.to_thread(self._registry.check_weights, row)
+        finally:
+            loaded = await loading
         profile = self._registry.base_of(row.engine).profile
         proofs = fleet.judge(lambda one: check_delivery(one, row.weights_sha256, verified.modules, profile), loaded)
         await self._advance(row, VersionState.STAGED)

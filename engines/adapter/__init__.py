@@ -7,7 +7,7 @@ from engines.adapter.base import BaseModel, base_hash_of, read_base
 from engines.adapter.directory import WEIGHTS_FILE
 from engines.adapter.install import install
 from engines.adapter.manifest import Manifest, ProbeRecord, read_manifest, tensor_hashes, write_manifest
-from engines.adapter.parcel import Parcel, pack, pack_verified
+from engines.adapter.parcel import Parcel, pack
 from engines.adapter.verify import VerifiedAdapter, verify
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "base_hash_of",
     "install",
     "pack",
-    "pack_verified",
     "read_base",
     "read_manifest",
     "tensor_hashes",

@@ -18,7 +18,6 @@ from typing import BinaryIO
 from engines.errors import BadRequest
 
 CHUNK_BYTES = 4 << 20
-HASH_BYTES = 32 << 20
 
 
 def open_regular(path: Path, *, follow_symlinks: bool = False) -> BinaryIO:
@@ -80,11 +79,10 @@ def read_chunks(file: BinaryIO, num_bytes: int, name: str) -> Iterator[bytes]:
 def sha256_of(file: BinaryIO) -> str:
     """Hex, of the whole of an unbuffered `file`, wherever its position is; leaves that at the end.
 
-    Few large pieces: each hands the interpreter's lock over twice, and a busy event loop is slow to give it back.
+    In large pieces: each hands the interpreter's lock over twice, and a busy event loop is slow to give it back.
     """
     file.seek(0)
-    digest, buffer = hashlib.sha256(), bytearray(min(HASH_BYTES, size_of(file) + 1))
-    view = memoryview(buffer)
+    digest, view = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
     while num_bytes := os.readv(file.fileno(), [view]):
         digest.update(view[:num_bytes])
     return digest.hexdigest()

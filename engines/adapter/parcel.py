@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.adapter.directory import ADAPTER_FILES
-from engines.adapter.verify import VerifiedAdapter
 from engines.types import VersionName
 
 
@@ -41,12 +40,6 @@ class Parcel:
     def sha256_of(self, name: str) -> str | None:
         """None if there is no such file."""
         return next((file.sha256 for file in self.files if file.name == name), None)
-
-
-def pack_verified(version: VersionName, verified: VerifiedAdapter) -> Parcel:
-    """Reads the files that `verify` has hashed, and does not hash them again: whoever keeps a copy does. Blocks."""
-    files = (ParcelFile(name, (verified.path / name).read_bytes(), sha256) for name, sha256 in verified.files())
-    return Parcel(version, tuple(files))
 
 
 def pack(version: VersionName, directory: Path) -> Parcel:

@@ -123,7 +123,9 @@ def run(root: Path, arguments: argparse.Namespace) -> int:
 
 def times_said(stack: Stack) -> list[str]:
     """Lines of the engines' logs."""
-    lines = (line for path in sorted(stack.data.rglob("*.log")) for line in path.read_text(errors="replace").splitlines())
+    lines = (
+        line for path in sorted(stack.data.rglob("*.log")) for line in path.read_text(errors="replace").splitlines()
+    )
     return [line for line in lines if line.startswith("INFO:tandem_vllm_plugin:")]
 
 

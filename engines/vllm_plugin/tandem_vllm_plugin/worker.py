@@ -20,7 +20,7 @@ class AdapterReporter:
         """Removes all adapters but `others`, then loads and pins one: what vLLM's engine does in a call for each,
         every one of which would wait for the end of a step.
 
-        Returns `[modules, seconds]`: see `_modules`; how long the engine computed nothing for it.
+        Returns `[modules, seconds]`: see `_tandem_modules`; how long the engine computed nothing for it.
         """
         from vllm.lora.request import LoRARequest
 
@@ -29,9 +29,9 @@ class AdapterReporter:
             self.remove_lora(orphan)
         self.add_lora(LoRARequest(lora_name=version, lora_int_id=slot_id, lora_path=path))
         self.pin_lora(slot_id)
-        return [self._modules(slot_id), time.perf_counter() - start_s]
+        return [self._tandem_modules(slot_id), time.perf_counter() - start_s]
 
-    def _modules(self, slot_id: int) -> list[str]:
+    def _tandem_modules(self, slot_id: int) -> list[str]:
         """Names of the modules that hold weights of adapter `slot_id`, sorted; empty if it isn't loaded."""
         manager = self.model_runner.lora_manager._adapter_manager
         adapter = manager.get_adapter(slot_id)
