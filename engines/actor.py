@@ -136,8 +136,8 @@ class EngineActor:
             if parcel.version in self._strays:
                 await self._drop_strays()  # nothing may read what is written over
             if parcel.version not in self._held:
+                await self._trim_spares(parcel.version)  # first: they may hold the room needed
                 await asyncio.to_thread(self._copies.put, parcel)
-                await asyncio.to_thread(self._copies.trim, {*self._held, parcel.version})
             elif not self._copies.has(parcel.version, parcel.hashes()):
                 raise Conflict(f"{parcel.version} is loaded with other files; a version never changes", param="version")
 
@@ -269,8 +269,9 @@ class EngineActor:
             if slot is not None:
                 self._evict(slot)
             elif version not in self._strays:
-                self._let_go(version)
+                self._drop_step(version)
         await self._drop_strays()
+        await self._trim_spares()
 
     async def _load(self, adapter: AdapterRef) -> LoadedAdapter:
         self._strays[adapter.version] = adapter
@@ -302,14 +303,15 @@ class EngineActor:
         for adapter in tuple(self._strays.values()):
             await self._engine.drop_adapter(adapter)
             del self._strays[adapter.version]
-            self._let_go(adapter.version)
+            self._drop_step(adapter.version)
 
-    def _let_go(self, version: VersionName) -> None:
-        """No engine reads its copy any more."""
-        if version.job is None:
-            self._copies.trim({*self._held, *self._strays})
-        else:
+    def _drop_step(self, version: VersionName) -> None:
+        """The copy of a job's step, which nobody loads again; others stay as spares."""
+        if version.job is not None:
             self._copies.drop(version)
+
+    async def _trim_spares(self, *about_to_come: VersionName) -> None:
+        await asyncio.to_thread(self._copies.trim, {*self._held, *self._strays, *about_to_come})
 
     async def _try_to_drop_strays(self) -> None:
         try:
