@@ -75,7 +75,7 @@ class EngineActor:
         self._engine = build_engine(engine_name, config, log_dir, api_key)
         self._ledger = AdapterLedger(config.max_loras, config.reserved_for_rollout)
         self._copies = AdapterCopies(copies_dir)
-        self._base_probes: dict[tuple[ProbePrompt, ...], tuple[ProbeScore, ...]] = {}
+        self._base_probes: dict[tuple[VersionName, tuple[ProbePrompt, ...]], tuple[ProbeScore, ...]] = {}
         self._held: dict[VersionName, AdapterRef] = {}
         self._loaded: dict[VersionName, LoadedAdapter] = {}
         self._strays: dict[VersionName, AdapterRef] = {}
@@ -199,13 +199,14 @@ class EngineActor:
             raise NotFound(f"{version} is not loaded here; stage it first", param="version")
         if not version.is_base:
             return await self._engine.probe(version, prompts)
-        # The base of one engine process never changes, so what it says to the same prompts is asked once.
-        key = tuple(prompts)
-        if key not in self._base_probes:
-            if len(self._base_probes) >= _MAX_BASE_PROBES:
-                self._base_probes.clear()
-            self._base_probes[key] = await self._engine.probe(version, prompts)
-        return self._base_probes[key]
+        # What one base in one process says to the same prompts never changes, so it is asked once.
+        known, key = self._base_probes, (version, tuple(prompts))
+        if key not in known:
+            scores = await self._engine.probe(version, prompts)
+            if len(known) >= _MAX_BASE_PROBES:
+                known.clear()
+            known[key] = scores
+        return known[key]
 
     async def status(self) -> ReplicaStatus:
         health = await self._engine.health()
@@ -326,5 +327,5 @@ class EngineActor:
         self._held.clear()
         self._strays.clear()
         self._loaded.clear()
-        self._base_probes.clear()
+        self._base_probes = {}  # an answer that is under way belongs to the old one
         self._copies.clear()
