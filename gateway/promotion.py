@@ -113,13 +113,7 @@ class Publisher:
 
     async def _deliver(self, name: VersionName, alias: AliasRow, fleet: Fleet, clock: StepClock) -> str:
         async with clock.step("verify"):
-            row = await asyncio.to_thread(self._store.versions.get, name)
-            base = await asyncio.to_thread(self._registry.base_of, alias.engine)
-            _check_base(row, alias, base.base_hash)
-            row = replace(row, engine=alias.engine)  # another generation may serve the same base
-            if row.state is not VersionState.STANDBY:
-                check_transition(name, row.state, VersionState.STAGED)
-            verified = await asyncio.to_thread(self._registry.reverify, row)
+            row, verified = await asyncio.to_thread(self._reverify, name, alias)
         async with clock.step("copy"):
             lacking = await fleet.lacking(name, dict(verified.files()))
             if lacking.replicas:
@@ -128,6 +122,15 @@ class Publisher:
             delivery = await self._stage(row, verified, fleet, is_read=bool(lacking.replicas))
         async with clock.step("probe"):
             return await self._probe(row, verified, fleet, delivery)
+
+    def _reverify(self, name: VersionName, alias: AliasRow) -> tuple[VersionRow, VerifiedAdapter]:
+        """Blocks."""
+        row = self._store.versions.get(name)
+        _check_base(row, alias, self._registry.base_of(alias.engine).base_hash)
+        row = replace(row, engine=alias.engine)  # another generation may serve the same base
+        if row.state is not VersionState.STANDBY:
+            check_transition(name, row.state, VersionState.STAGED)
+        return row, self._registry.reverify(row)
 
     async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet, *, is_read: bool) -> str:
         """`is_read`: the registry's weights have been read by this publish, and were those that were registered."""
