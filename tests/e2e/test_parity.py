@@ -35,7 +35,9 @@ TRAIN_TIMEOUT_S = 150.0
 MIN_PROMPT_TOKENS = 300
 CACHE_BLOCK_TOKENS = 128  # vLLM's on a CPU
 MAX_LOGPROB_ERROR = 0.002
-MAX_MEAN_LOGPROB_ERROR_FP8 = 0.005
+MIN_EFFECT = 0.05
+MAX_ERROR_SHARE_FP8 = 0.05
+"""Of the adapter's effect: what rounding costs depends on how sure a model is of its answers."""
 MAX_SAME_ENGINE_ERROR = 1e-4
 OLD, NEW = VersionName("vqa", 1), VersionName("vqa", 2)
 
@@ -162,8 +164,9 @@ async def test_the_adapter_on_an_fp8_base_is_close_to_the_adapter_merged(
     supports(stage.fp8.config, Aspect.SFT)
     prompts = (*TEXT_ONLY, *ONE_IMAGE, *TWO_IMAGES)
     answers = await answers_of_adapter(stage.fp8, stage.trained, prompts)
-    assert np.mean(errors(merged_reference, prompts, answers)) <= MAX_MEAN_LOGPROB_ERROR_FP8
-    assert np.mean(errors(base_reference, prompts, answers)) > 10 * MAX_MEAN_LOGPROB_ERROR_FP8
+    effect = float(np.mean(errors(base_reference, prompts, answers)))
+    assert effect > MIN_EFFECT  # else the bare base would pass
+    assert np.mean(errors(merged_reference, prompts, answers)) / effect <= MAX_ERROR_SHARE_FP8
 
 
 def build(name: str, model: Path, log_dir: Path) -> VllmEngine:
