@@ -1,7 +1,9 @@
-"""What only a worker can do: tell which modules an adapter's weights went into, and pack a head anew."""
+"""What only a worker can do: load an adapter and tell which modules its weights went into, and pack a head anew."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -9,8 +11,27 @@ class AdapterReporter:
     """Mixed into vLLM's worker class by --worker-extension-cls; reached by `collective_rpc`. Plain values only."""
 
     model_runner: Any
+    add_lora: Any
+    pin_lora: Any
+    list_loras: Any
+    remove_lora: Any
 
-    def tandem_adapter_modules(self, slot_id: int) -> list[str]:
+    def tandem_load_adapter(self, version: str, slot_id: int, path: str, others: Sequence[int]) -> list[Any]:
+        """Removes all adapters but `others`, then loads and pins one: what vLLM's engine does in a call for each,
+        every one of which would wait for the end of a step.
+
+        Returns `[modules, seconds]`: see `_tandem_modules`; how long the engine computed nothing for it.
+        """
+        from vllm.lora.request import LoRARequest
+
+        start_s = time.perf_counter()
+        for orphan in set(self.list_loras()).difference(others):
+            self.remove_lora(orphan)
+        self.add_lora(LoRARequest(lora_name=version, lora_int_id=slot_id, lora_path=path))
+        self.pin_lora(slot_id)
+        return [self._tandem_modules(slot_id), time.perf_counter() - start_s]
+
+    def _tandem_modules(self, slot_id: int) -> list[str]:
         """Names of the modules that hold weights of adapter `slot_id`, sorted; empty if it isn't loaded."""
         manager = self.model_runner.lora_manager._adapter_manager
         adapter = manager.get_adapter(slot_id)
