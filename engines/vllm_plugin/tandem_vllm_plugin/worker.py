@@ -1,7 +1,9 @@
-"""What only a worker can do: tell which modules an adapter's weights went into, and pack a head anew."""
+"""What only a worker can do: tell which modules hold an adapter's weights, load other weights, pack a head anew."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -9,6 +11,7 @@ class AdapterReporter:
     """Mixed into vLLM's worker class by --worker-extension-cls; reached by `collective_rpc`. Plain values only."""
 
     model_runner: Any
+    reload_weights: Any
 
     def tandem_adapter_modules(self, slot_id: int) -> list[str]:
         """Names of the modules that hold weights of adapter `slot_id`, sorted; empty if it isn't loaded."""
@@ -17,6 +20,14 @@ class AdapterReporter:
         if adapter is None:
             return []
         return sorted(name for name in manager.modules if manager._get_lora_layer_weights(adapter, name) is not None)
+
+    def tandem_reload(self, path: str) -> None:
+        """Loads the weights in the directory `path` into the model that is served. No adapter may be loaded.
+
+        Raises whatever vLLM does; the weights may then be anything.
+        """
+        with _without_adapter_layers(self.model_runner.get_model()):
+            self.reload_weights(weights_path=path)
 
     def tandem_pack_heads(self) -> int:
         """On a CPU a head has a packed copy of its weights, and one that is tied to the embeddings is not packed anew
@@ -29,3 +40,26 @@ class AdapterReporter:
         for head in heads:
             head.quant_method.process_weights_after_loading(head)
         return len(heads)
+
+
+@contextmanager
+def _without_adapter_layers(model: Any) -> Iterator[None]:
+    """Takes the layers that vLLM wraps around the model's own for adapters out of it meanwhile.
+
+    A checkpoint's names know nothing of them, and vLLM 0.26 finds no parameter by such a name beneath a wrapper.
+    """
+    from vllm.lora.layers import BaseLayerWithLoRA
+
+    wrapped = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, BaseLayerWithLoRA)
+    ]
+    try:
+        for parent, name, wrapper in wrapped:
+            setattr(parent, name, wrapper.base_layer)
+        yield
+    finally:
+        for parent, name, wrapper in wrapped:
+            setattr(parent, name, wrapper)
