@@ -55,7 +55,6 @@ def exported(
     command += ["--scheme", request.param, "--out", str(out), "--data", str(rows)]
     command += ["--set", f"python={os.environ.get('TANDEM_TEST_QUANTIZER', '')}"]
     command += ["--set", f"environments={ROOT / 'data' / 'envs'}"]
-    command += ["--set", f"load_test.num_questions={NUM_QUESTIONS}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return Exported(out, read_report(out), done.stderr)
