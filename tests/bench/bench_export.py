@@ -47,16 +47,20 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, default=WEIGHTS / "base", help="the unquantized model")
+    parser.add_argument("--base", type=absolute, default=WEIGHTS / "base", help="the unquantized model")
     parser.add_argument(
-        "--adapter", type=Path, help="of that model, trained with these settings before; by default it is trained"
+        "--adapter", type=absolute, help="of that model, trained with these settings before; by default it is trained"
     )
     parser.add_argument("--max-steps", type=int, default=75, help="of training")
-    parser.add_argument("--keep", type=Path, help="the folder to keep the exports in; by default they go")
+    parser.add_argument("--keep", type=absolute, help="the folder to keep the exports in; by default they go")
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--python", default="", help="an interpreter that has llm-compressor; by default one is made")
     parser.add_argument("--engine-python", default="", help="an interpreter that has the engine")
     return parser.parse_args()
+
+
+def absolute(word: str) -> Path:
+    return Path(word).absolute()
 
 
 def train(root: Path, options: argparse.Namespace, rows: Path) -> Path:
