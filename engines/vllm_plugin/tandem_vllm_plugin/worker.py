@@ -12,6 +12,7 @@ class AdapterReporter:
 
     model_runner: Any
     reload_weights: Any
+    tandem_scratch: tuple[Any, ...] | None = None
 
     def tandem_adapter_modules(self, slot_id: int) -> list[str]:
         """Names of the modules that hold weights of adapter `slot_id`, sorted; empty if it isn't loaded."""
@@ -26,7 +27,10 @@ class AdapterReporter:
 
         Raises whatever vLLM does; the weights may then be anything.
         """
-        with _without_adapter_layers(self.model_runner.get_model()):
+        model = self.model_runner.get_model()
+        if self.tandem_scratch is None:
+            self.tandem_scratch = tuple(_scratch_of(model))
+        with _without_adapter_layers(model):
             self.reload_weights(weights_path=path)
 
     def tandem_pack_heads(self) -> int:
@@ -40,6 +44,15 @@ class AdapterReporter:
         for head in heads:
             head.quant_method.process_weights_after_loading(head)
         return len(heads)
+
+
+def _scratch_of(model: Any) -> Iterator[Any]:
+    """Memory that 4-bit kernels work in. A reload makes it anew, while CUDA graphs go on with the one that they were
+    captured with, which therefore must be kept from being freed."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "scheme", None), "kernel", None)
+        if (workspace := getattr(kernel, "workspace", None)) is not None:
+            yield workspace
 
 
 @contextmanager
