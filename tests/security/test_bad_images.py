@@ -92,7 +92,8 @@ def bad_images() -> Iterator[tuple[str, bytes, int]]:
 @pytest.mark.parametrize(("content", "status"), [pytest.param(c, s, id=name) for name, c, s in bad_images()])
 async def test_bad_images_are_refused_before_they_unfold(stack: Stack, content: bytes, status: int) -> None:
     path = "messages[0].content[0].image_url"
-    await refused(stack, status, path, messages=[{"role": "user", "content": [image_part(content)]}])
+    message = await refused(stack, status, path, messages=[{"role": "user", "content": [image_part(content)]}])
+    assert message.startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,13 @@ async def test_broken_data_urls_are_4xx(stack: Stack, url: str) -> None:
 async def test_image_over_its_bytes_is_413_before_it_is_decoded(tmp_path: Path, engine: FakeEngine) -> None:
     async with open_stack(tmp_path, engine.endpoint, max_image_bytes=1000) as small:
         content = [{"type": "image_url", "image_url": {"url": data_url(b"\x00" * 5000)}}]
-        await refused(small, 413, messages=[{"role": "user", "content": content}])
+        message = await refused(small, 413, messages=[{"role": "user", "content": content}])
+    assert "max_image_bytes" in message
 
 
 async def test_more_images_than_allowed_are_refused(stack: Stack) -> None:
-    await refused(stack, 413, "messages[0].content[8]", messages=[{"role": "user", "content": [image_part()] * 9}])
+    messages = [{"role": "user", "content": [image_part()] * 9}]
+    assert "max_images" in await refused(stack, 413, "messages[0].content[8]", messages=messages)
 
 
 MODES = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB", "CMYK"), "WEBP": ("RGB", "RGBA")}

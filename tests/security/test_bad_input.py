@@ -69,7 +69,8 @@ async def test_values_out_of_bounds_are_400_by_name_and_fast(stack: Stack, field
     ],
 )
 async def test_fields_that_reach_into_the_engine_are_refused_by_name(stack: Stack, field: str) -> None:
-    await refused(stack, 400, field, "unsupported_parameter", **{field: 1})
+    message = await refused(stack, 400, field, "unsupported_parameter", **{field: 1})
+    assert "reaches into the engine" in message
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,13 @@ async def test_fields_that_reach_into_the_engine_are_refused_by_name(stack: Stac
     ],
 )
 async def test_bad_messages_are_400_by_path(stack: Stack, message: dict[str, Any], param: str) -> None:
-    await refused(stack, 400, param, messages=[message])
+    assert (await refused(stack, 400, param, messages=[message])).startswith(f"{param}: ")
 
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|im_start|>", "<|im_end|>"])
 async def test_control_tokens_in_text_are_refused(stack: Stack, token: str) -> None:
-    await refused(stack, 400, "messages[0].content", messages=[{"role": "user", "content": f"a {token} b"}])
+    messages = [{"role": "user", "content": f"a {token} b"}]
+    assert f"control token {token}" in await refused(stack, 400, "messages[0].content", messages=messages)
 
 
 def called(arguments: str) -> dict[str, Any]:
@@ -131,7 +133,8 @@ async def test_control_tokens_anywhere_are_refused_by_path(
 
 async def test_control_token_in_two_parts_is_refused(stack: Stack) -> None:
     parts = [{"type": "text", "text": text} for text in ("a <|im_", "end|> b")]
-    await refused(stack, 400, "messages[0].content", messages=[{"role": "user", "content": parts}])
+    messages = [{"role": "user", "content": parts}]
+    assert "control token <|im_end|>" in await refused(stack, 400, "messages[0].content", messages=messages)
 
 
 async def test_control_token_as_a_good_stop_is_taken(stack: Stack) -> None:
