@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/pytest -m "not slow and not gpu" -n 2
 
 test-slow: setup
-	$(BIN)/pytest -m "slow and not gpu" --timeout 900
+	$(BIN)/pytest -m "slow and not gpu" --timeout 900 --junitxml test-results/slow.xml
 
 demo: setup
 	$(BIN)/tandem demo

@@ -4,7 +4,7 @@ The actor is light: it imports no model library, and starts, watches and ends th
 pass through it. It is detached, so it outlives the gateway; the engine dies with it (see `lifeline`). Loads and drops
 run one at a time. A version is in the ledger only while the engine surely holds it: one that leaves, or whose load did
 not end well, is a stray until the engine has confirmed its drop, and no load happens while there are strays. A copy
-goes once its adapter has left the engine.
+whose adapter has left the engine goes if it is a job's step, which nobody loads again; others stay as spares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from engines.adapter import Parcel
 from engines.adapter.copies import AdapterCopies
 from engines.backends import build_engine
 from engines.config import EngineConfig
-from engines.errors import Conflict, NotFound, TandemError, Unavailable
-from engines.ledger import SERVING, AdapterLedger, AdapterSlot, SlotLease
+from engines.errors import AdapterRefused, Conflict, NotFound, TandemError, Unavailable
+from engines.ledger import AdapterLedger, AdapterSlot, SlotLease
 from engines.types import (
     AdapterRef,
     Endpoint,
@@ -137,8 +137,13 @@ class EngineActor:
                 await self._drop_strays()  # nothing may read what is written over
             if parcel.version not in self._held:
                 await asyncio.to_thread(self._copies.put, parcel)
-            elif not self._copies.is_same(parcel):
+                await asyncio.to_thread(self._copies.trim, {*self._held, parcel.version})
+            elif not self._copies.has(parcel.version, parcel.hashes()):
                 raise Conflict(f"{parcel.version} is loaded with other files; a version never changes", param="version")
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        """Whether `load` would find a copy made of just these files: file name -> SHA-256 (hex)."""
+        return self._copies.has(version, hashes)
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         """Leases a slot, loads and pins what `copy` brought.
@@ -154,7 +159,7 @@ class EngineActor:
                 for slot in plan.evict:
                     self._evict(slot)
                 await self._drop_strays()
-                path = await asyncio.to_thread(self._copies.check, version)
+                path = await asyncio.to_thread(self._copies.open, version)
                 adapter = AdapterRef(version, plan.lease.slot_id, path)
                 loaded = await self._load(adapter)
             except BaseException:
@@ -170,15 +175,12 @@ class EngineActor:
             await self._release(owner, (version,))
 
     async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
-        """Releases all that `owner` leases but `versions`, and drops those copies of its own that were never loaded.
-
-        A job's are its steps, all others are `serving`'s: what somebody else is about to load stays.
-        """
+        """Releases all that `owner` leases but `versions`; a job's copies that were never loaded go too."""
         async with self._changing:
             keep = frozenset(versions)
             await self._release(owner, [version for version in self._ledger.leased_by(owner) if version not in keep])
             for version in self._copies.versions():
-                if version not in self._held and version not in self._strays and owner == (version.job or SERVING):
+                if version.job == owner and version not in self._held and version not in self._strays:
                     await asyncio.to_thread(self._copies.drop, version)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
@@ -267,17 +269,27 @@ class EngineActor:
             if slot is not None:
                 self._evict(slot)
             elif version not in self._strays:
-                self._copies.drop(version)
+                self._let_go(version)
         await self._drop_strays()
 
     async def _load(self, adapter: AdapterRef) -> LoadedAdapter:
         self._strays[adapter.version] = adapter
         try:
-            loaded = await self._engine.load_adapter(adapter)
+            loaded = await self._read(adapter)
         except BaseException:
             await self._try_to_drop_strays()
             raise
         del self._strays[adapter.version]
+        return loaded
+
+    async def _read(self, adapter: AdapterRef) -> LoadedAdapter:
+        """A copy that rotted is this replica's fault and not the adapter's, whether the engine takes it or not."""
+        try:
+            loaded = await self._engine.load_adapter(adapter)
+        except AdapterRefused:
+            await asyncio.to_thread(self._copies.check_weights, adapter.version, None)
+            raise
+        await asyncio.to_thread(self._copies.check_weights, adapter.version, loaded.sha256)
         return loaded
 
     def _evict(self, slot: AdapterSlot) -> None:
@@ -290,7 +302,14 @@ class EngineActor:
         for adapter in tuple(self._strays.values()):
             await self._engine.drop_adapter(adapter)
             del self._strays[adapter.version]
-            self._copies.drop(adapter.version)
+            self._let_go(adapter.version)
+
+    def _let_go(self, version: VersionName) -> None:
+        """No engine reads its copy any more."""
+        if version.job is None:
+            self._copies.trim({*self._held, *self._strays})
+        else:
+            self._copies.drop(version)
 
     async def _try_to_drop_strays(self) -> None:
         try:

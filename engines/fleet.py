@@ -7,7 +7,7 @@ an undo never overtakes what it undoes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -42,6 +42,12 @@ class Fleet:
     async def copy(self, parcel: Parcel) -> None:
         """Each replica then has files of its own to load from."""
         await self._all(lambda replica: replica.copy(parcel))
+
+    async def lacking(self, version: VersionName, hashes: Mapping[str, str]) -> Fleet:
+        """Those that have no copy made of just these files: file name -> SHA-256 (hex)."""
+        answers = await self._all(lambda replica: replica.has_copy(version, hashes))
+        has_copy = dict(zip(self.names, answers, strict=True))
+        return self.only(lambda replica: not has_copy[replica.name])
 
     async def load(self, version: VersionName) -> tuple[LoadedAdapter, ...]:
         """Loads and pins on all, in the order of `replicas`; raises if one of them does not."""

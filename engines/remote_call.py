@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engines.actor import ReplicaStatus
@@ -47,6 +47,10 @@ class ActorReplica(ABC):
                 f"Ray's object store did not take {parcel.version} within {CALL_TIMEOUT_S:.0f} s"
             ) from None
         await self._call("copy", reference)
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        answer: bool = await self._call("has_copy", version, dict(hashes))
+        return answer
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         loaded: LoadedAdapter = await self._call("load", owner, version, ttl_s)

@@ -8,7 +8,7 @@ as what they are, a lost actor as `EngineDown`, a missed deadline as `DeadlineEx
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -50,6 +50,8 @@ class Replica(Protocol):
     async def restart(self) -> Endpoint: ...
 
     async def copy(self, parcel: Parcel) -> None: ...
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool: ...
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter: ...
 

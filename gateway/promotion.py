@@ -3,6 +3,7 @@
 Until the flip nothing that a client can see has changed, and a failure undoes what was staged; the flip is one database
 transaction with a generation number; after it the old version drains and is unloaded. One publish at a time: a second
 caller gets `Conflict`. It is made on the replicas in service; one that is not loads what is named before it joins.
+What takes long and changes nothing is done when a version is registered, as far as it can be: see `_send_ahead`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from engines.adapter import VerifiedAdapter, pack
-from engines.errors import Conflict, DeadlineExceeded, Refused, Unavailable
+from engines.adapter import VerifiedAdapter
+from engines.errors import Conflict, DeadlineExceeded, Refused, TandemError, Unavailable
 from engines.fleet import Fleet
 from engines.proof import check_agreement, check_delivery
-from engines.types import VersionName
+from engines.types import ProbePrompt, VersionName
 from gateway.membership import Membership
 from gateway.metrics import Metrics
 from gateway.registry import Registry
@@ -29,6 +30,7 @@ from gateway.store import StateChange
 from gateway.types import AliasRow, PublishReport, VersionRow, VersionState, check_transition
 
 _log = logging.getLogger(__name__)
+SEND_AHEAD_TIMEOUT_S = 10.0
 _ON_ITS_WAY = frozenset({VersionState.STAGED, VersionState.PROBED})
 
 
@@ -53,7 +55,13 @@ class Publisher:
 
     async def register(self, alias: str, path: Path) -> VersionRow:
         """Copies a verified adapter into the registry, or raises `AdapterRefused` and changes nothing."""
-        return await asyncio.to_thread(self._registry.register, alias, path)
+        row, verified = await asyncio.to_thread(self._registry.register, alias, path)
+        try:
+            async with asyncio.timeout(SEND_AHEAD_TIMEOUT_S):
+                await self._send_ahead(row, verified)
+        except (TandemError, OSError, TimeoutError) as error:  # a publish does what is missing
+            _log.info("%s is registered, and not on every replica: %r", row.name, error)
+        return row
 
     async def promote(self, alias: str, version: VersionName) -> PublishReport:
         """Makes `alias` name `version` on every replica in service, or changes nothing."""
@@ -96,6 +104,13 @@ class Publisher:
             if row.state in _ON_ITS_WAY and row.name not in named:
                 await self._set_state(row.name, VersionState.VERIFIED, "the publish was interrupted")
 
+    async def _send_ahead(self, row: VersionRow, verified: VerifiedAdapter) -> None:
+        """The files to the replicas in service, and what the bare base says to the probe, which each keeps."""
+        fleet = self._membership.fleet(row.engine)
+        await fleet.copy(await asyncio.to_thread(self._registry.read, row))
+        if prompts := _prompts(verified):
+            await fleet.probe(VersionName(row.engine, 0), prompts)
+
     async def _deliver(self, name: VersionName, alias: AliasRow, fleet: Fleet, clock: StepClock) -> str:
         async with clock.step("verify"):
             row = await asyncio.to_thread(self._store.versions.get, name)
@@ -106,14 +121,22 @@ class Publisher:
                 check_transition(name, row.state, VersionState.STAGED)
             verified = await asyncio.to_thread(self._registry.reverify, row)
         async with clock.step("copy"):
-            await fleet.copy(await asyncio.to_thread(pack, name, row.path))
+            lacking = await fleet.lacking(name, dict(verified.files()))
+            if lacking.replicas:
+                await lacking.copy(await asyncio.to_thread(self._registry.read, row))
         async with clock.step("stage"):
-            delivery = await self._stage(row, verified, fleet)
+            delivery = await self._stage(row, verified, fleet, is_read=bool(lacking.replicas))
         async with clock.step("probe"):
             return await self._probe(row, verified, fleet, delivery)
 
-    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet) -> str:
-        loaded = await fleet.load(row.name)
+    async def _stage(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet, *, is_read: bool) -> str:
+        """`is_read`: the registry's weights have been read by this publish, and were those that were registered."""
+        loading = asyncio.create_task(fleet.load(row.name))
+        try:
+            if not is_read:
+                await asyncio.to_thread(self._registry.check_weights, row)
+        finally:
+            loaded = await loading
         profile = self._registry.base_of(row.engine).profile
         proofs = fleet.judge(lambda one: check_delivery(one, row.weights_sha256, verified.modules, profile), loaded)
         await self._advance(row, VersionState.STAGED)
@@ -122,13 +145,11 @@ class Publisher:
         return proofs[0]
 
     async def _probe(self, row: VersionRow, verified: VerifiedAdapter, fleet: Fleet, delivery: str) -> str:
-        records = verified.manifest.probe if verified.manifest else ()
-        prompts = [record.prompt() for record in records]
         proof = delivery
-        if prompts:
+        if prompts := _prompts(verified):
             base = VersionName(row.engine, 0)
             plain, tuned = await asyncio.gather(fleet.probe(base, prompts), fleet.probe(row.name, prompts))
-            proofs = fleet.judge(partial(check_agreement, records), plain, tuned)
+            proofs = fleet.judge(partial(check_agreement, verified.probe()), plain, tuned)
             worst = max(proofs, key=lambda one: one.error)
             if worst.is_measurable:
                 proof = (
@@ -209,6 +230,10 @@ class Publisher:
             raise Conflict("another publish or release is under way; wait for its answer and try again")
         async with self._publishing:
             yield
+
+
+def _prompts(verified: VerifiedAdapter) -> tuple[ProbePrompt, ...]:
+    return tuple(record.prompt() for record in verified.probe())
 
 
 def _check_target(row: AliasRow, version: VersionName) -> None:

@@ -1,25 +1,29 @@
 """A replica's own copies of adapters: what its engine reads lies here and changes for nobody else.
 
-In memory (/dev/shm) where that is large enough, so a load costs no disk. A copy stays until the engine has dropped the
-adapter, and is hashed before each load: an engine is never handed files that rotted. Nothing here needs to last: an
-engine that starts anew holds nothing, and is sent again what it needs.
+In memory (/dev/shm) where that is large enough, so a load costs no disk. Copies that no engine reads are spares, kept
+while there is room: a publish then sends nothing. Files can rot: what is not the weights is hashed before each load,
+and the weights by the engine's process, which reads them anyway. Nothing here needs to last: an engine that starts
+anew holds nothing, and is sent again what it needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from engines.adapter.directory import WEIGHTS_FILE
+from engines.adapter.files import open_regular, sha256_of
 from engines.adapter.parcel import Parcel
-from engines.errors import EngineFault, NotFound, Unavailable
+from engines.errors import BadRequest, EngineFault, NotFound, Unavailable
 from engines.types import VersionName
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point, not a temporary file
 _MIN_FREE_BYTES = 1 << 30
+MAX_SPARE_BYTES = 1 << 30
 
 
 def copies_root(owner: str) -> Path:
@@ -53,26 +57,40 @@ class AdapterCopies:
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._hashes[parcel.version] = {file.name: file.sha256 for file in parcel.files}
+        self._hashes.pop(parcel.version, None)  # the newest comes last
+        self._hashes[parcel.version] = parcel.hashes()
         return directory
 
-    def is_same(self, parcel: Parcel) -> bool:
-        """Whether the copy of the parcel's version was made of the same files."""
-        return self._hashes.get(parcel.version) == {file.name: file.sha256 for file in parcel.files}
+    def has(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        """Whether the copy of `version` was made of just these files: file name -> SHA-256 (hex)."""
+        return self._hashes.get(version) == hashes
 
-    def check(self, version: VersionName) -> Path:
-        """The copy's directory. Raises `NotFound` if there is none, `EngineFault` if it is not what was sent."""
+    def open(self, version: VersionName) -> Path:
+        """The copy's directory, for an engine. Raises `NotFound` if there is none.
+
+        Raises `EngineFault` if a file is not what was sent; the weights are looked at by whoever reads them.
+        """
         hashes = self._hashes.get(version)
         if hashes is None:
             raise NotFound(f"{version} was not copied here; copy it, then load it", param="version")
-        directory = self._directory(version)
-        for name, sha256 in hashes.items():
-            if _hash_of(directory / name) != sha256:
-                raise EngineFault(
-                    f"this replica's copy of {version} is damaged: {name} in {directory} is not what was sent. "
-                    "Nothing was loaded; publish again, which copies it anew"
-                )
-        return directory
+        for name in hashes.keys() - {WEIGHTS_FILE}:
+            self._check(version, name)
+        return self._directory(version)
+
+    def check_weights(self, version: VersionName, read_sha256: str | None) -> None:
+        """Raises `EngineFault` if the weights are not what was sent. `read_sha256` is of what an engine has read, None
+        if it has read nothing: the file is hashed only if that does not tell that all is well."""
+        if read_sha256 != self._hashes[version].get(WEIGHTS_FILE):
+            self._check(version, WEIGHTS_FILE)
+
+    def trim(self, in_use: Collection[VersionName]) -> None:
+        """Drops spares, the oldest first, until they and what is free are within bounds."""
+        spares = [version for version in self._hashes if version not in in_use]
+        sizes = [self._size(version) for version in spares]
+        for number, version in enumerate(spares):
+            if sum(sizes[number:]) <= MAX_SPARE_BYTES and shutil.disk_usage(self.root.parent).free >= _MIN_FREE_BYTES:
+                return
+            self.drop(version)
 
     def versions(self) -> tuple[VersionName, ...]:
         return tuple(self._hashes)
@@ -87,13 +105,25 @@ class AdapterCopies:
         self._hashes.clear()
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def _check(self, version: VersionName, name: str) -> None:
+        path = self._directory(version) / name
+        if _hash_of(path) != self._hashes[version][name]:
+            self.drop(version)
+            raise EngineFault(
+                f"this replica's copy of {version} is damaged: {name} in {path.parent} is not what was sent. "
+                "Nothing was loaded; publish again, which copies it anew"
+            )
+
+    def _size(self, version: VersionName) -> int:
+        return sum(path.stat().st_size for path in self._directory(version).glob("*"))
+
     def _directory(self, version: VersionName) -> Path:
         return self.root / str(version).replace("/", "%2F")  # no version has a percent sign of its own
 
 
 def _hash_of(path: Path) -> str | None:
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        with open_regular(path) as file:
+            return sha256_of(file)
+    except (BadRequest, OSError):
         return None

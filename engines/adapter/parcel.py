@@ -33,6 +33,10 @@ class Parcel:
     version: VersionName
     files: tuple[ParcelFile, ...]
 
+    def hashes(self) -> dict[str, str]:
+        """File name -> SHA-256 (hex)."""
+        return {file.name: file.sha256 for file in self.files}
+
     def sha256_of(self, name: str) -> str | None:
         """None if there is no such file."""
         return next((file.sha256 for file in self.files if file.name == name), None)

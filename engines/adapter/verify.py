@@ -14,7 +14,7 @@ from pathlib import Path
 from engines.adapter.base import BaseModel
 from engines.adapter.directory import WEIGHTS_FILE, check_directory
 from engines.adapter.files import open_regular, read_bounded, size_of
-from engines.adapter.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from engines.adapter.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, ProbeRecord, parse_manifest
 from engines.adapter.peft_config import CONFIG_FILE, MAX_CONFIG_BYTES, PeftConfig, parse_peft_config
 from engines.adapter.tensors import TensorHeader, TensorInfo, read_header
 from engines.adapter.weights import DTYPES, WeightsScan, scan_weights
@@ -44,6 +44,10 @@ class VerifiedAdapter:
     manifest_sha256: str | None
     manifest: Manifest | None
 
+    def probe(self) -> tuple[ProbeRecord, ...]:
+        """Empty without a manifest."""
+        return self.manifest.probe if self.manifest is not None else ()
+
     def files(self) -> tuple[tuple[str, str], ...]:
         """(file name, sha256) of all that belongs to the adapter."""
         pairs = ((CONFIG_FILE, self.config_sha256), (WEIGHTS_FILE, self.weights_sha256))
@@ -59,8 +63,12 @@ def refusing() -> Iterator[None]:
         raise AdapterRefused(error.message, param="path") from error
 
 
-def verify(directory: Path, base: BaseModel, max_rank: int) -> VerifiedAdapter:
-    """Raises `AdapterRefused` unless the adapter in `directory` fits `base` and an engine of `max_rank`."""
+def verify(directory: Path, base: BaseModel, max_rank: int, known_weights_sha256: str | None = None) -> VerifiedAdapter:
+    """Raises `AdapterRefused` unless the adapter in `directory` fits `base` and an engine of `max_rank`.
+
+    Of weights that passed before, `known_weights_sha256` says all: only their header is read, and that they hash to it
+    is left to the caller to check.
+    """
     with refusing():
         check_directory(directory)
         config_bytes = read_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
@@ -71,7 +79,7 @@ def verify(directory: Path, base: BaseModel, max_rank: int) -> VerifiedAdapter:
             check_origin(manifest, base.path, base.profile, base.base_hash)
         _check_rank(config, max_rank)
         _check_targets(config, base)
-        header, modules, scan = _check_weights(directory / WEIGHTS_FILE, config, base)
+        header, modules, scan = _check_weights(directory / WEIGHTS_FILE, config, base, known_weights_sha256)
         if manifest is not None:
             check_manifest(manifest, config, header, scan)
     return VerifiedAdapter(
@@ -127,14 +135,16 @@ def _check_targets(config: PeftConfig, base: BaseModel) -> None:
 
 
 def _check_weights(
-    path: Path, config: PeftConfig, base: BaseModel
+    path: Path, config: PeftConfig, base: BaseModel, known_sha256: str | None
 ) -> tuple[TensorHeader, tuple[str, ...], WeightsScan]:
     with open_regular(path) as file:
         if size_of(file) > MAX_WEIGHTS_BYTES:
             raise BadRequest(f"{WEIGHTS_FILE} has {size_of(file)} bytes, more than the {MAX_WEIGHTS_BYTES} allowed")
         header = read_header(file, WEIGHTS_FILE)
         modules = _check_tensors(header, config, base)
-        return header, modules, scan_weights(file, header, WEIGHTS_FILE)
+        if known_sha256 is None:
+            return header, modules, scan_weights(file, header, WEIGHTS_FILE)
+        return header, modules, WeightsScan(known_sha256)
 
 
 def _check_tensors(header: TensorHeader, config: PeftConfig, base: BaseModel) -> tuple[str, ...]:
@@ -221,7 +231,7 @@ def check_manifest(manifest: Manifest, config: PeftConfig, header: TensorHeader,
         )
     if any(DTYPES[tensor.dtype] != manifest.dtype for tensor in header.tensors):
         raise BadRequest(f"{MANIFEST_FILE}: dtype is not that of {WEIGHTS_FILE}: the two files do not belong together")
-    if manifest.tensors.keys() != scan.tensors.keys():
+    if manifest.tensors.keys() != {tensor.name for tensor in header.tensors}:
         raise BadRequest(
             f"{MANIFEST_FILE} lists other tensors than {WEIGHTS_FILE}: the two files do not belong together"
         )

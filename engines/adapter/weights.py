@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -19,10 +19,10 @@ _BF16_EXPONENT = 0x7F80
 
 @dataclass(frozen=True, slots=True)
 class WeightsScan:
-    """sha256 (hex) of the whole file and of each tensor's raw bytes."""
+    """sha256 (hex) of the whole file, and of each tensor's raw bytes unless the whole was enough."""
 
     sha256: str
-    tensors: dict[str, str]
+    tensors: dict[str, str] = field(default_factory=dict)
 
 
 def scan_weights(file: BinaryIO, header: TensorHeader, name: str) -> WeightsScan:

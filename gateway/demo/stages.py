@@ -239,12 +239,12 @@ async def _train(demo: Demo) -> Path:
 async def _train_grpo(demo: Demo, parent: Path) -> tuple[Path, GrpoFigures]:
     with demo.stage("grpo", "GRPO, a guest on the serving replicas") as stage:
         prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
+        eval_prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_EVAL_PROMPTS, grpo.EVAL_SEED)
         engine = demo.site.config.models[ALIAS].engine
-        job = await demo.site.train(
-            "grpo", "demo-grpo", grpo.settings_of(demo.site.base.path, engine, parent, prompts), stage.show
-        )
+        settings = grpo.settings_of(demo.site.base.path, engine, parent, prompts, eval_prompts)
+        job = await demo.site.train("grpo", "demo-grpo", settings, stage.show)
         figures = grpo.figures_of(job.path)
-        stage.note(f"reward {figures.reward_first:.3f} to {figures.reward_last:.3f}")
+        stage.note(f"best is step {figures.best_step}: evaluation {figures.eval_parent:.3f} to {figures.eval_best:.3f}")
     return job.checkpoint, figures
 
 

@@ -31,8 +31,8 @@ class Scheme(StrEnum):
 class LoadTest(Section):
     """The engine that must load the export and answer before it is kept."""
 
-    num_questions: int = Field(64, ge=1)
-    """Rows of `data` that it is asked, greedily."""
+    num_questions: int | None = Field(None, ge=1)
+    """Rows of `data` that it is asked, greedily; empty: all that are judged."""
     num_probes: int = Field(8, ge=0, le=64)
     """Answers whose log-probabilities are recorded: a release proves by them that it serves these weights."""
     python: str = ""

@@ -106,8 +106,8 @@ def warnings_of(tested: LoadTested, judged: Judged | None) -> tuple[str, ...]:
         return ()
     return (
         f"{tested.engine} answers {tested.exact_match:.3f} of {tested.num_questions} questions word for word, and "
-        f"{judged.exact_match:.3f} of {judged.num_rows} were judged right: more than {MAX_SHORTFALL} less. Ask it all "
-        f"of them (load_test.num_questions={judged.num_rows}) before it is released",
+        f"{judged.exact_match:.3f} of {judged.num_rows} were judged right: more than {MAX_SHORTFALL} less. Find out "
+        "why before it is released",
     )
 
 

@@ -88,6 +88,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, help="of an answer; by default 256, on a CPU 32")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--swaps", type=int, help="by default 8, on a CPU 3")
+    parser.add_argument("--say-times", action="store_true", help="prints what vLLM's plugin says of loads and probes")
     arguments = parser.parse_args()
     on_card = arguments.device == "cuda"
     arguments.name = arguments.name or f"swap-{arguments.model}"
@@ -104,6 +105,7 @@ def run(root: Path, arguments: argparse.Namespace) -> int:
     settings: dict[str, Setting] = {"engines.small.max_loras": MAX_LORAS, "engines.small.max_lora_rank": arguments.rank}
     settings |= ON_CARD if arguments.device == "cuda" else {}
     settings |= {"engines.small.args.tokens-per-s": 50} if arguments.kind == "fake" else {}
+    settings |= {"engines.small.env.TANDEM_PLUGIN_LOG_LEVEL": "INFO"} if arguments.say_times else {}
     stack = Stack.make(root, arguments.kind, made.model, settings=settings)
     stack.start()
     try:
@@ -111,10 +113,20 @@ def run(root: Path, arguments: argparse.Namespace) -> int:
         findings = asyncio.run(measure(stack, made, arguments))
     finally:
         stack.stop()
+    if arguments.say_times:
+        print(*times_said(stack), sep="\n")
     report(findings, arguments)
     failures = find_failures(findings)
     print("\n".join(failures[:5]) or "every request was answered, by the version that it names")
     return 1 if failures else 0
+
+
+def times_said(stack: Stack) -> list[str]:
+    """Lines of the engines' logs."""
+    lines = (
+        line for path in sorted(stack.data.rglob("*.log")) for line in path.read_text(errors="replace").splitlines()
+    )
+    return [line for line in lines if line.startswith("INFO:tandem_vllm_plugin:")]
 
 
 def make(root: Path, arguments: argparse.Namespace) -> Made:

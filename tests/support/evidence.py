@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_rows import Aspect, Outcome, Seen, merge, read, report_path, seen_by, write
+from support_rows import Aspect, Outcome, Seen, merge, opened, report_path, seen_by, write
 
 from engines.config import EngineConfig
 from engines.schemes import here
@@ -74,7 +74,7 @@ class Recorder:
 
     def pytest_sessionfinish(self) -> None:
         if self._outcomes or self._broken:
-            write(self._path, merge(read(self._path), self._outcomes, self._broken))
+            write(self._path, merge(opened(self._path), self._outcomes, self._broken))
 
 
 def evidence_of(item: pytest.Item) -> Iterator[Seen]:

@@ -177,7 +177,7 @@ def free_port() -> int:
     return port
 
 
-def train_sft(root: Path, *, base: Path = WEIGHTS / "base", num_rows: int = 160, max_steps: int = 20) -> Path:
+def train_sft(root: Path, base: Path = WEIGHTS / "base", *, num_rows: int = 160, max_steps: int = 20) -> Path:
     """A real adapter of a small base, as a user trains it; returns the checkpoint."""
     rows, job = root / "rows.jsonl", root / "job.toml"
     run_learner("toy", "rows", "--set", "corrections", "--num", str(num_rows), "--out", str(rows))

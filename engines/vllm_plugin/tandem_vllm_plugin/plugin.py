@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,7 @@ from .shelf import AdapterShelf, Held
 from .weights import BaseWeights
 
 MAX_ADAPTERS_VARIABLE = "TANDEM_MAX_ADAPTERS"
+LOG_LEVEL_VARIABLE = "TANDEM_PLUGIN_LOG_LEVEL"
 MAX_PROBE_PROMPTS = 64
 PROBES_AT_ONCE = 8
 router = APIRouter(prefix="/tandem")
@@ -65,6 +67,9 @@ class TandemPlugin:
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        if level := os.environ.get(LOG_LEVEL_VARIABLE):  # INFO says how long loads and probes take
+            logging.basicConfig()
+            _log.setLevel(level)
         state.tandem_engine = engine_client
         state.tandem_shelf = AdapterShelf(
             engine_client, state.openai_serving_models, int(os.environ[MAX_ADAPTERS_VARIABLE])
@@ -108,7 +113,10 @@ async def probe(body: ProbeBody, request: Request) -> JSONResponse:
             return await score(chat, body.version, prompt.text, prompt.answer, prompt.image, prompt.num_tokens)
 
     async def work() -> dict[str, Any]:
-        return {"scores": list(await asyncio.gather(*map(score_one, body.prompts)))}
+        start_s = time.perf_counter()
+        scores = list(await asyncio.gather(*map(score_one, body.prompts)))
+        _log.info("%s: %d prompts scored in %.3f s", body.version, len(scores), time.perf_counter() - start_s)
+        return {"scores": scores}
 
     return await _answer(work)
 

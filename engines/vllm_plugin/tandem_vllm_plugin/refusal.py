@@ -23,6 +23,4 @@ def reason_of(error: BaseException) -> str:
     """One line of a library's exception: no stack, no wrapper of the call that carried it."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[-1] if text.startswith("Traceback") else text.splitlines()[0]
-    for marker in ("Call to add_lora method failed: ", "Call to pin_lora method failed: "):
-        line = line.removeprefix(marker)
-    return line[:MAX_DETAIL_CHARS]
+    return line.removeprefix("Call to collective_rpc method failed: ")[:MAX_DETAIL_CHARS]

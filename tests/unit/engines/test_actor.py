@@ -98,15 +98,20 @@ async def test_what_was_not_copied_is_not_loaded(actor: EngineActor) -> None:
     assert await held(actor) == []
 
 
-async def test_a_copy_that_was_truncated_is_found_before_the_engine_reads_it(
-    actor: EngineActor, tmp_path: Path
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+async def test_a_damaged_copy_is_found_by_its_load_and_copied_anew(
+    actor: EngineActor, tmp_path: Path, name: str, damage: str
 ) -> None:
-    await actor.copy(pack(version(1), adapter(tmp_path, 1)))
-    weights = (await actor.status()).copies_root / "vqa@1" / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-64])
+    parcel = pack(version(1), adapter(tmp_path, 1))
+    await actor.copy(parcel)
+    path = (await actor.status()).copies_root / "vqa@1" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-64] if damage == "truncated" else whole[:-8] + b"\n" * 7 + whole[-1:])
     with pytest.raises(EngineFault, match="damaged"):
         await actor.load(OWNER, version(1), 60)
     assert await held(actor) == []
+    assert not await actor.has_copy(version(1), parcel.hashes())
     await load(actor, tmp_path, 1)
     assert await held(actor) == [version(1)]
 
@@ -118,15 +123,46 @@ async def test_a_place_for_copies_that_cannot_be_written_is_said(tmp_path: Path)
         copies.put(pack(version(1), adapter(tmp_path, 1)))
 
 
-async def test_a_copy_lives_as_long_as_its_adapter(actor: EngineActor, tmp_path: Path) -> None:
+async def test_a_copy_stays_as_a_spare_and_is_loaded_again_without_being_sent(
+    actor: EngineActor, tmp_path: Path
+) -> None:
+    parcel = pack(version(1), adapter(tmp_path, 1))
+    await actor.copy(parcel)
+    await actor.keep_only(OWNER, [])
+    for _ in range(2):
+        assert await actor.has_copy(version(1), parcel.hashes())
+        await actor.load(OWNER, version(1), 60)
+        assert await held(actor) == [version(1)]
+        await actor.release(OWNER, version(1))
+    assert await held(actor) == []
+
+
+async def test_only_a_copy_of_just_these_files_counts(actor: EngineActor, tmp_path: Path) -> None:
+    await actor.copy(pack(version(1), adapter(tmp_path, 1)))
+    assert not await actor.has_copy(version(1), pack(version(1), adapter(tmp_path, 2)).hashes())
+    assert not await actor.has_copy(version(2), pack(version(2), adapter(tmp_path, 1)).hashes())
+
+
+async def test_spares_beyond_their_room_go_the_oldest_first_and_what_is_loaded_stays(
+    actor: EngineActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await load(actor, tmp_path, 1)
-    await actor.copy(pack(version(2), adapter(tmp_path, 2)))
     root = (await actor.status()).copies_root
-    assert sorted(path.name for path in root.iterdir()) == ["vqa@1", "vqa@2"]
-    await actor.keep_only(OWNER, [version(1)])
-    assert [path.name for path in root.iterdir()] == ["vqa@1"]
+    num_bytes = sum(path.stat().st_size for path in (root / "vqa@1").iterdir())
+    monkeypatch.setattr("engines.adapter.copies.MAX_SPARE_BYTES", num_bytes)
+    for number in (2, 3, 4):
+        await actor.copy(pack(version(number), adapter(tmp_path, number)))
+    assert sorted(path.name for path in root.iterdir()) == ["vqa@1", "vqa@3", "vqa@4"]
+    monkeypatch.setattr("engines.adapter.copies._MIN_FREE_BYTES", 1 << 62)
     await actor.release(OWNER, version(1))
     assert list(root.iterdir()) == []
+
+
+async def test_the_copies_of_an_engine_that_starts_anew_are_gone(actor: EngineActor, tmp_path: Path) -> None:
+    parcel = pack(version(1), adapter(tmp_path, 1))
+    await actor.copy(parcel)
+    await actor.restart()
+    assert not await actor.has_copy(version(1), parcel.hashes())
 
 
 async def test_a_copy_that_another_owner_is_about_to_load_stays(tmp_path: Path) -> None:

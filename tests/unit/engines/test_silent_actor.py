@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(20)
 STEP = VersionName("job.1/step", 1)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "copy": (Parcel(STEP, (ParcelFile.of("adapter_model.safetensors", b"weights"),)),),
+    "has_copy": (STEP, {}),
     "load": ("job", STEP, 1.0),
     "release": ("job", STEP),
     "keep_only": ("job", (STEP,)),

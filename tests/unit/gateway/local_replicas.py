@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from engines.actor import EngineActor, ReplicaStatus
@@ -40,6 +40,9 @@ class LocalReplica:
 
     async def copy(self, parcel: Parcel) -> None:
         await self._actor.copy(parcel)
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        return await self._actor.has_copy(version, hashes)
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         return await self._actor.load(owner, version, ttl_s)

@@ -1,14 +1,14 @@
 """The publish transaction over replicas that a test can make fail at any step, with the real store and real files."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tiny_adapter import lora_tensors, write_adapter, write_base
+from tiny_adapter import lora_tensors, manifest_of, write_adapter, write_base
 
-from engines.adapter import Parcel, VerifiedAdapter
+from engines.adapter import Parcel, ProbeRecord, VerifiedAdapter, read_base, write_manifest
 from engines.config import EngineConfig
 from engines.errors import AdapterRefused, Conflict, EngineDown, EngineFault, NotFound, Unavailable
 from engines.types import Endpoint, LoadedAdapter, ProbePrompt, ProbeScore, VersionName
@@ -23,6 +23,15 @@ from gateway.types import VersionState
 ALIAS = "vqa"
 BASE = VersionName("small", 0)
 ENDPOINT = Endpoint("http://127.0.0.1:1", "token")
+RECORD = ProbeRecord(
+    text="what?",
+    answer="red",
+    image=None,
+    num_tokens=2,
+    token_ids=(1, 2),
+    base_logprobs=(-1.0, -1.0),
+    adapter_logprobs=(-0.5, -0.5),
+)
 
 
 class ScriptedReplica:
@@ -31,17 +40,27 @@ class ScriptedReplica:
     def __init__(self, number: int, registry: Registry) -> None:
         self.name = f"small/{number}"
         self.engine = "small"
-        self.copies: set[VersionName] = set()
+        self.copies: dict[VersionName, dict[str, str]] = {}
+        self.num_sent = 0
         self.held: set[VersionName] = set()
         self.renewed: set[VersionName] = set()
+        self.fail_copy: Exception | None = None
         self.fail_load: Exception | None = None
         self.fail_release: Exception | None = None
+        self.fail_probe: Exception | None = None
+        self.probes: list[tuple[VersionName, tuple[ProbePrompt, ...]]] = []
         self.lose_modules = False
         self.wrong_bytes = False
         self._registry = registry
 
     async def copy(self, parcel: Parcel) -> None:
-        self.copies.add(parcel.version)
+        if self.fail_copy is not None:
+            raise self.fail_copy
+        self.num_sent += 1
+        self.copies[parcel.version] = parcel.hashes()
+
+    async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
+        return self.copies.get(version) == hashes
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         if self.fail_load is not None:
@@ -56,11 +75,9 @@ class ScriptedReplica:
         if self.fail_release is not None:
             raise self.fail_release
         self.held.discard(version)
-        self.copies.discard(version)
 
     async def keep_only(self, owner: str, versions: Iterable[VersionName]) -> None:
         self.held &= set(versions)
-        self.copies &= set(versions)
 
     async def renew(self, owner: str, versions: Sequence[VersionName], ttl_s: float) -> None:
         self.renewed |= set(versions)
@@ -68,7 +85,12 @@ class ScriptedReplica:
             raise NotFound(f"{missing} is not leased")
 
     async def probe(self, version: VersionName, prompts: Sequence[ProbePrompt]) -> tuple[ProbeScore, ...]:
-        raise AssertionError("an adapter without a manifest has no probe")
+        """What `RECORD` says."""
+        if self.fail_probe is not None:
+            raise self.fail_probe
+        self.probes.append((version, tuple(prompts)))
+        logprobs = RECORD.base_logprobs if version.is_base else RECORD.adapter_logprobs
+        return tuple(ProbeScore(RECORD.token_ids, logprobs) for _ in prompts)
 
 
 class Site:
@@ -94,8 +116,21 @@ class Site:
         directory = write_adapter(self.tmp_path / f"adapter-{seed}", lora_tensors(seed=seed))
         return (await self.publisher.register(ALIAS, directory)).name
 
+    async def register_proven(self, seed: int) -> VersionName:
+        """With a manifest, whose probe is `RECORD`."""
+        directory = write_adapter(self.tmp_path / f"adapter-{seed}", lora_tensors(seed=seed))
+        write_manifest(directory, manifest_of(directory, read_base(self.base), probe=(RECORD,)))
+        return (await self.publisher.register(ALIAS, directory)).name
+
     def state(self, name: VersionName) -> VersionState:
         return self.store.versions.get(name).state
+
+
+def change_weights(site: Site, name: VersionName) -> None:
+    """In the registry, to others of the same shape."""
+    weights = site.store.versions.get(name).path / "adapter_model.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
 
 
 @pytest_asyncio.fixture
@@ -166,7 +201,7 @@ async def test_a_version_of_an_engine_that_takes_none_now_is_refused_and_stays_w
     with pytest.raises(AdapterRefused, match="is a remote server and takes no adapters"):
         await site.publisher.promote(ALIAS, name)
     assert site.state(name) is VersionState.VERIFIED
-    assert all(r.copies == set() for r in site.replicas)
+    assert all(r.held == set() for r in site.replicas)
 
 
 async def test_a_load_that_fails_on_one_replica_is_undone_on_all(site: Site) -> None:
@@ -200,9 +235,7 @@ async def test_an_engine_that_did_not_load_what_was_registered_is_found(site: Si
 
 async def test_files_that_changed_in_the_registry_are_refused(site: Site) -> None:
     name = await site.register(1)
-    weights = site.store.versions.get(name).path / "adapter_model.safetensors"
-    weights.chmod(0o600)
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    change_weights(site, name)
     with pytest.raises(AdapterRefused):
         await site.publisher.promote(ALIAS, name)
     assert site.routes.resolve(ALIAS).version == BASE
@@ -396,9 +429,7 @@ async def test_a_member_that_lost_a_lease_loads_it_again(site: Site) -> None:
 async def test_a_replica_does_not_join_with_registry_files_that_changed(site: Site) -> None:
     name = await site.register(1)
     await site.publisher.promote(ALIAS, name)
-    weights = site.store.versions.get(name).path / "adapter_model.safetensors"
-    weights.chmod(0o600)
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    change_weights(site, name)
     newcomer = ScriptedReplica(2, site.registry)
     with pytest.raises(EngineFault, match="not those that were registered"):
         await site.join(newcomer)
@@ -412,3 +443,93 @@ async def test_an_alias_that_is_not_configured_any_more_is_neither_loaded_nor_ro
     with pytest.raises(EngineDown):
         await site.publisher.promote(ALIAS, name)
     assert set(site.routes.snapshot.aliases) == {ALIAS}
+
+
+async def test_a_publish_sends_nothing_to_a_replica_that_got_it_when_it_was_registered(site: Site) -> None:
+    name = await site.register(1)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+
+
+async def test_a_publish_sends_what_a_replica_did_not_get_when_it_was_registered(site: Site) -> None:
+    site.replicas[1].fail_copy = Unavailable("no room")
+    name = await site.register(1)
+    assert site.state(name) is VersionState.VERIFIED
+    site.replicas[1].fail_copy = None
+    newcomer = ScriptedReplica(2, site.registry)
+    await site.join(newcomer)
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in (*site.replicas, newcomer)] == [1, 1, 1]
+    assert newcomer.held == {name}
+
+
+async def test_a_replica_that_does_not_answer_keeps_no_version_from_being_registered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.promotion.SEND_AHEAD_TIMEOUT_S", 0.01)
+
+    async def stand_still(_: Parcel) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(site.replicas[1], "copy", stand_still)
+    name = await site.register(1)
+    assert site.state(name) is VersionState.VERIFIED
+
+
+async def test_a_version_registered_with_no_replica_in_service_is_sent_by_its_publish(site: Site) -> None:
+    for replica in site.replicas:
+        site.membership.leave(replica)  # type: ignore[arg-type]
+    name = await site.register(1)
+    for replica in site.replicas:
+        await site.join(replica)
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+
+
+async def test_a_copy_made_of_other_files_than_the_registrys_is_sent_anew(site: Site) -> None:
+    name = await site.register(1)
+    site.replicas[1].copies[name] |= {"adapter_config.json": "0" * 64}
+    await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 2]
+
+
+async def test_registry_files_that_changed_since_they_were_sent_are_refused_and_dropped_where_they_were_loaded(
+    site: Site,
+) -> None:
+    name = await site.register(1)
+    change_weights(site, name)
+    with pytest.raises(AdapterRefused, match="not those that were registered"):
+        await site.publisher.promote(ALIAS, name)
+    assert [r.num_sent for r in site.replicas] == [1, 1]
+    assert all(r.held == set() for r in site.replicas)
+    assert site.routes.resolve(ALIAS).version == BASE
+    assert site.state(name) is VersionState.REJECTED
+
+
+async def test_registry_files_that_changed_are_sent_to_nobody(site: Site) -> None:
+    name = await site.register(1)
+    change_weights(site, name)
+    newcomer = ScriptedReplica(2, site.registry)
+    await site.join(newcomer)
+    with pytest.raises(AdapterRefused, match="not those that were registered"):
+        await site.publisher.promote(ALIAS, name)
+    assert newcomer.num_sent == 0
+    assert all(r.held == set() for r in (*site.replicas, newcomer))
+
+
+async def test_the_base_is_asked_ahead_and_a_publish_asks_it_for_the_same_prompts(site: Site) -> None:
+    name = await site.register_proven(1)
+    assert all([version for version, _ in r.probes] == [BASE] for r in site.replicas)
+    await site.publisher.promote(ALIAS, name)
+    for replica in site.replicas:
+        (ahead, *asked) = replica.probes
+        assert sorted(asked) == sorted([ahead, (name, ahead[1])])
+
+
+async def test_a_version_whose_base_could_not_be_asked_ahead_is_published(site: Site) -> None:
+    site.replicas[1].fail_probe = EngineDown("busy")
+    name = await site.register_proven(1)
+    site.replicas[1].fail_probe = None
+    await site.publisher.promote(ALIAS, name)
+    assert site.state(name) is VersionState.LIVE
