@@ -83,7 +83,7 @@ def serial_numbers() -> Iterator[int]:
 def make_adapter(model: Path, tmp_path: Path, serial_numbers: Iterator[int]) -> MakeAdapter:
     """Writes an adapter of its own version, slot id and weights; keywords go to `write_adapter`."""
 
-    def make(alias: str = "vqa", **options: float) -> AdapterRef:
+    def make(alias: str = "vqa", **options: int) -> AdapterRef:
         number = next(serial_numbers)
         path = write_adapter(tmp_path / f"adapter-{number}", model, **{"seed": number, **options})
         return AdapterRef(VersionName(alias, number), number, path)

@@ -34,7 +34,6 @@ PROMPTS = (
     *(Prompt(row.text, (row.image_path,)) for row in QUESTIONS),
     Prompt(QUESTIONS[0].text, (QUESTIONS[0].image_path, QUESTIONS[1].image_path)),
 )
-ADAPTER_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ async def test_an_adapter_scores_answers_as_transformers_does_with_it_merged(
 ) -> None:
     from reference import Reference
 
-    adapter = make_adapter(scale=ADAPTER_SCALE)
+    adapter = make_adapter()
     await engine.load_adapter(adapter)
     answers = await answers_of(engine, adapter.version)
     await engine.drop_adapter(adapter)
