@@ -75,7 +75,7 @@ class EngineActor:
         self._engine = build_engine(engine_name, config, log_dir, api_key)
         self._ledger = AdapterLedger(config.max_loras, config.reserved_for_rollout)
         self._copies = AdapterCopies(copies_dir)
-        self._base_probes: dict[tuple[ProbePrompt, ...], tuple[ProbeScore, ...]] = {}
+        self._base_probes: dict[tuple[VersionName, tuple[ProbePrompt, ...]], tuple[ProbeScore, ...]] = {}
         self._held: dict[VersionName, AdapterRef] = {}
         self._loaded: dict[VersionName, LoadedAdapter] = {}
         self._strays: dict[VersionName, AdapterRef] = {}
@@ -136,8 +136,8 @@ class EngineActor:
             if parcel.version in self._strays:
                 await self._drop_strays()  # nothing may read what is written over
             if parcel.version not in self._held:
+                await self._trim_spares(parcel.version)  # first: they may hold the room needed
                 await asyncio.to_thread(self._copies.put, parcel)
-                await asyncio.to_thread(self._copies.trim, {*self._held, parcel.version})
             elif not self._copies.has(parcel.version, parcel.hashes()):
                 raise Conflict(f"{parcel.version} is loaded with other files; a version never changes", param="version")
 
@@ -199,13 +199,14 @@ class EngineActor:
             raise NotFound(f"{version} is not loaded here; stage it first", param="version")
         if not version.is_base:
             return await self._engine.probe(version, prompts)
-        # The base of one engine process never changes, so what it says to the same prompts is asked once.
-        key = tuple(prompts)
-        if key not in self._base_probes:
-            if len(self._base_probes) >= _MAX_BASE_PROBES:
-                self._base_probes.clear()
-            self._base_probes[key] = await self._engine.probe(version, prompts)
-        return self._base_probes[key]
+        # What one base in one process says to the same prompts never changes, so it is asked once.
+        known, key = self._base_probes, (version, tuple(prompts))
+        if key not in known:
+            scores = await self._engine.probe(version, prompts)
+            if len(known) >= _MAX_BASE_PROBES:
+                known.clear()
+            known[key] = scores
+        return known[key]
 
     async def status(self) -> ReplicaStatus:
         health = await self._engine.health()
@@ -269,8 +270,9 @@ class EngineActor:
             if slot is not None:
                 self._evict(slot)
             elif version not in self._strays:
-                self._let_go(version)
+                self._drop_step(version)
         await self._drop_strays()
+        await self._trim_spares()
 
     async def _load(self, adapter: AdapterRef) -> LoadedAdapter:
         self._strays[adapter.version] = adapter
@@ -302,14 +304,15 @@ class EngineActor:
         for adapter in tuple(self._strays.values()):
             await self._engine.drop_adapter(adapter)
             del self._strays[adapter.version]
-            self._let_go(adapter.version)
+            self._drop_step(adapter.version)
 
-    def _let_go(self, version: VersionName) -> None:
-        """No engine reads its copy any more."""
-        if version.job is None:
-            self._copies.trim({*self._held, *self._strays})
-        else:
+    def _drop_step(self, version: VersionName) -> None:
+        """The copy of a job's step, which nobody loads again; others stay as spares."""
+        if version.job is not None:
             self._copies.drop(version)
+
+    async def _trim_spares(self, *about_to_come: VersionName) -> None:
+        await asyncio.to_thread(self._copies.trim, {*self._held, *self._strays, *about_to_come})
 
     async def _try_to_drop_strays(self) -> None:
         try:
@@ -324,5 +327,5 @@ class EngineActor:
         self._held.clear()
         self._strays.clear()
         self._loaded.clear()
-        self._base_probes.clear()
+        self._base_probes = {}  # an answer that is under way belongs to the old one
         self._copies.clear()

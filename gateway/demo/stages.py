@@ -56,6 +56,8 @@ JOB_SETTINGS = (
     "alpha = 32",
     "learning_rate = 2e-3",
     "batch_size = 16",
+    "max_steps = 30",
+    "save_every = 30",
     "probe_size = 4",
 )
 
@@ -229,8 +231,7 @@ async def _train(demo: Demo) -> Path:
         stage.note(f"{built.rows} rows, {built.images} images")
     with demo.stage("train", "LoRA SFT, a Ray job") as stage:
         base = demo.site.base
-        length = (f"max_steps = {base.sft_steps}", f"save_every = {base.sft_steps}")
-        settings = (f'model = "{base.path}"', f'data = "{built.path}"', *JOB_SETTINGS, *length)
+        settings = (f'model = "{base.path}"', f'data = "{built.path}"', *JOB_SETTINGS)
         job = await demo.site.train("sft", "demo", settings, stage.show)
         stage.note(job.checkpoint.name)
     return job.checkpoint

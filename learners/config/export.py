@@ -27,6 +27,11 @@ class Scheme(StrEnum):
     def is_calibrated(self) -> bool:
         return self in (Scheme.W4A16_GPTQ, Scheme.W4A16_AWQ)
 
+    @property
+    def scales_inputs(self) -> bool:
+        """Whether linears read other inputs than the unquantized model's do, so that no adapter of that fits them."""
+        return self is Scheme.W4A16_AWQ
+
 
 class LoadTest(Section):
     """The engine that must load the export and answer before it is kept."""

@@ -117,7 +117,8 @@ class ExportReport(_Part):
     format_version: Literal[1] = 1
     family: str
     base_hash: str
-    """Of the merged, unquantized weights: adapters trained on these fit the export, those of the old base don't."""
+    """Of the merged, unquantized weights: adapters trained on these fit the export, those of the old base don't. Of an
+    AWQ export it is that of its own weights, which no adapter fits."""
     unquantized: str
     """The directory to train on, relative to this file's."""
     source: Source

@@ -15,6 +15,7 @@ from evidence import Supports
 from other_model import write_other
 from peft_adapters import write_adapter
 from safetensors.torch import load_file, save_file
+from subjects import settings
 from support_rows import Aspect
 from toys import TOYS, Toy
 
@@ -161,7 +162,7 @@ async def outcome_of(engine: ServedEngine, version: VersionName) -> str:
 
 @asynccontextmanager
 async def running(kind: str, model: Path, root: Path, name: str) -> AsyncIterator[ServedEngine]:
-    config = EngineConfig(model=str(model), kind=kind, max_model_len=512)
+    config = EngineConfig(model=str(model), kind=kind, max_model_len=512, **settings(kind))
     engine = BACK_ENDS[kind](name, config, root)
     try:
         await engine.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from engines.fake import FakeEngine
 from engines.fake.faults import Faults
 from engines.fake.model import MODEL_FILE, FakeModel
 from engines.lifeline import group_members
-from engines.types import EngineState, ProbePrompt, UserLoad, VersionName
+from engines.types import EngineState, ProbePrompt, ProbeScore, UserLoad, VersionName
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -344,6 +345,28 @@ async def test_a_swap_leaves_the_process_and_nothing_of_the_old_base(actor: Engi
     assert (status.engine, status.adapters, status.leases) == ("small.g2", (), ())
     with pytest.raises(NotFound):
         await actor.probe(version(1), (ProbePrompt("what?", "this", None, 1),))
+
+
+async def test_what_the_old_base_said_is_not_kept_though_its_answer_comes_after_the_swap(
+    actor: EngineActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, prompts = engine_of(actor), (ProbePrompt("what?", "this", None, 2),)
+    is_asked, go_on = asyncio.Event(), asyncio.Event()
+    (old,) = await engine.probe(VersionName("small", 0), prompts)
+
+    async def late(*_: object) -> tuple[ProbeScore, ...]:
+        is_asked.set()
+        await go_on.wait()
+        return (old,)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "probe", late)
+        asking = asyncio.create_task(actor.probe(VersionName("small.g2", 0), prompts))
+        await is_asked.wait()
+        await actor.swap("small.g2", model(tmp_path, "new"))
+        go_on.set()
+        assert await asking == (old,)
+    assert await base_logprobs(actor, "small.g2") != old.logprobs
 
 
 async def test_a_swap_that_fails_leaves_the_old_base_served(actor: EngineActor, tmp_path: Path) -> None:
