@@ -23,10 +23,10 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu" -n 2
 
 test-slow: setup
-	$(BIN)/pytest -m "slow and not gpu" --timeout 900
+	$(BIN)/pytest -m "slow and not gpu" --timeout 900 --junitxml test-results/slow.xml
 
 demo: setup
 	$(BIN)/tandem demo

@@ -47,9 +47,11 @@ class Engine(Protocol):
         """Computes nothing until `resume`: what is under way is aborted, what comes waits, caches are emptied."""
 
     async def swap_weights(self, model: Path, base: VersionName) -> None:
-        """Of a paused engine. It then serves `model` as `base`, and holds no adapter; after a failure, nothing sure."""
+        """Of a paused engine. It then serves `model` as `base`, and holds no adapter. One whose load failed half way
+        takes no other model and does not resume: it has to be started anew."""
 
-    async def resume(self) -> None: ...
+    async def resume(self) -> None:
+        """Raises `EngineFault` after a load that failed half way."""
 
     async def health(self) -> EngineHealth:
         """Cheap: asks the process and its HTTP, never the model."""

@@ -18,7 +18,7 @@ from engines.errors import Conflict
 from learners.whole import sync_tree
 
 TRAINER_STATE = "trainer_state"
-_NAME = re.compile(r"^step-([1-9][0-9]*)$")
+_NAME = re.compile(r"^step-(0|[1-9][0-9]*)$")
 _PARTIAL = ".partial-"
 
 

@@ -1,11 +1,14 @@
-"""For all tests: property tests have no time limit of their own, since the machine is shared; GPU tests need a GPU."""
+"""For all tests: one thread, since models are small; property tests without a time limit; GPU tests need a GPU."""
 
+import os
 import shutil
 
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ("evidence",)
+pytest_plugins = ("evidence", "workers")
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: with others on the cores, its threads wait for each other
 
 settings.register_profile("tandem", deadline=None)
 settings.load_profile("tandem")

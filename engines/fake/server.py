@@ -76,6 +76,7 @@ class FakeServer:
         self._seen = Seen()
         self._running = asyncio.Event()
         self._running.set()
+        self._is_spoilt = False
 
     def app(self, token: str) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_errors, _guard(token)])
@@ -176,18 +177,25 @@ class FakeServer:
 
     async def swap(self, http: web.Request) -> web.StreamResponse:
         body = SwapWeights.model_validate_json(await http.read())
+        self._check_whole()
         if self._running.is_set():
             raise Conflict("the engine computes; pause it first")
         model = read_model(body.path)
         if not model.starts:
-            return _error(502, f"{body.path} says that it does not start", EngineFault.code, None)
+            self._is_spoilt = True
+            raise EngineFault(f"{body.path} says that it does not start")
         self._shelf.clear()
         self._base, self._weights = body.base, model.weights
         return web.json_response({})
 
     async def resume(self, http: web.Request) -> web.StreamResponse:
+        self._check_whole()
         self._running.set()
         return web.json_response({})
+
+    def _check_whole(self) -> None:
+        if self._is_spoilt:
+            raise EngineFault("its weights were loaded half way and no further; start the engine anew")
 
     async def set_faults(self, http: web.Request) -> web.StreamResponse:
         self._faults = Faults.model_validate_json(await http.read())

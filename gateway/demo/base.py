@@ -22,8 +22,6 @@ class DemoFamily(StrEnum):
 _PLACES: Mapping[DemoFamily, Path] = MappingProxyType(
     {DemoFamily.QWEN3_VL: WEIGHTS, DemoFamily.INTERNVL: WEIGHTS / "internvl"}
 )
-_SFT_STEPS: Mapping[DemoFamily, int] = MappingProxyType({DemoFamily.QWEN3_VL: 30, DemoFamily.INTERNVL: 60})
-"""After which an adapter has learned what the corrections say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,6 @@ class DemoBase:
     @property
     def served(self) -> Path:
         return _PLACES[self.family] / "base-fp8" if self.is_quantized else self.path
-
-    @property
-    def sft_steps(self) -> int:
-        return _SFT_STEPS[self.family]
 
     @property
     def weights_format(self) -> str:

@@ -14,6 +14,8 @@ PROMPTS = "doubtful"
 """What users still correct after SFT: negated questions most of all."""
 NUM_PROMPTS = 512
 PROMPT_SEED = 7
+NUM_EVAL_PROMPTS = 96
+EVAL_SEED = 8
 NUM_AVERAGED = 3
 """Steps whose mean reward is the first and the last one."""
 JOB_SETTINGS = (
@@ -25,12 +27,13 @@ JOB_SETTINGS = (
     "group_size = 4",
     "max_steps = 12",
     "save_every = 12",
+    f"eval_size = {NUM_EVAL_PROMPTS}",
     "max_staleness = 1",
 )
 
 
-def settings_of(base: Path, engine: str, parent: Path, prompts: Path) -> tuple[str, ...]:
-    """The lines of the job's file.
+def settings_of(base: Path, engine: str, parent: Path, prompts: Path, eval_prompts: Path) -> tuple[str, ...]:
+    """The lines of the job's file. By `eval_prompts` the job tells whether a checkpoint is better than its parent.
 
     On two cores that also serve, any training is felt by users: `users_factor` lets it be so, and the report says how
     much.
@@ -39,6 +42,7 @@ def settings_of(base: Path, engine: str, parent: Path, prompts: Path) -> tuple[s
         *JOB_SETTINGS,
         f'model = "{base}"',
         f'data = "{prompts}"',
+        f'eval_data = "{eval_prompts}"',
         f'parent = "{parent}"',
         "[[rewards]]",
         'name = "exact_match"',
@@ -59,8 +63,13 @@ def figures_of(path: Path) -> GrpoFigures:
         raise TandemError(f"the job in {path} took no step")
     rewards = [float(event.data["reward"]) for event in steps]
     pushes = [event for event in events if event.type == "push"]
+    judged = {int(event.data["step"]): float(event.data["reward"]) for event in events if event.type == "evaluation"}
+    best_step = max(judged, key=lambda step: judged[step])
     return GrpoFigures(
         steps=len(steps),
+        best_step=best_step,
+        eval_parent=round(judged[0], 4),
+        eval_best=round(judged[best_step], 4),
         reward_first=round(fmean(rewards[:NUM_AVERAGED]), 4),
         reward_last=round(fmean(rewards[-NUM_AVERAGED:]), 4),
         staleness_mean=round(_mean(steps, "staleness_mean"), 3),

@@ -53,9 +53,16 @@ class Publication(Part):
 
 class GrpoFigures(Part):
     """The GRPO job: its first and last rewards are means over a few steps; `mismatch` is the largest of all pushes, a
-    mean absolute log-probability; `bound_by`: what the run waited for in the end."""
+    mean absolute log-probability; `bound_by`: what the run waited for in the end.
+
+    `eval_parent` and `eval_best`: mean rewards of greedy answers by the adapter that the job began with, and by its
+    best checkpoint, made in step `best_step`; 0 is the one it began with.
+    """
 
     steps: int
+    best_step: int
+    eval_parent: float
+    eval_best: float
     reward_first: float
     reward_last: float
     staleness_mean: float
@@ -162,6 +169,8 @@ def _facts(report: DemoReport) -> tuple[tuple[str, str], ...]:
         (
             "GRPO",
             f"{report.grpo.steps} steps: reward {report.grpo.reward_first:.3f} to {report.grpo.reward_last:.3f}, "
+            f"best checkpoint step {report.grpo.best_step} "
+            f"(evaluation {report.grpo.eval_parent:.3f} to {report.grpo.eval_best:.3f}), "
             f"staleness {report.grpo.staleness_mean:.2f}, mismatch {report.grpo.mismatch:.4f}, "
             f"bound by {report.grpo.bound_by}",
         ),

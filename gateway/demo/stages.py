@@ -56,6 +56,8 @@ JOB_SETTINGS = (
     "alpha = 32",
     "learning_rate = 2e-3",
     "batch_size = 16",
+    "max_steps = 30",
+    "save_every = 30",
     "probe_size = 4",
 )
 
@@ -229,8 +231,7 @@ async def _train(demo: Demo) -> Path:
         stage.note(f"{built.rows} rows, {built.images} images")
     with demo.stage("train", "LoRA SFT, a Ray job") as stage:
         base = demo.site.base
-        length = (f"max_steps = {base.sft_steps}", f"save_every = {base.sft_steps}")
-        settings = (f'model = "{base.path}"', f'data = "{built.path}"', *JOB_SETTINGS, *length)
+        settings = (f'model = "{base.path}"', f'data = "{built.path}"', *JOB_SETTINGS)
         job = await demo.site.train("sft", "demo", settings, stage.show)
         stage.note(job.checkpoint.name)
     return job.checkpoint
@@ -239,12 +240,12 @@ async def _train(demo: Demo) -> Path:
 async def _train_grpo(demo: Demo, parent: Path) -> tuple[Path, GrpoFigures]:
     with demo.stage("grpo", "GRPO, a guest on the serving replicas") as stage:
         prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_PROMPTS, grpo.PROMPT_SEED)
+        eval_prompts = await demo.site.rows(grpo.PROMPTS, grpo.NUM_EVAL_PROMPTS, grpo.EVAL_SEED)
         engine = demo.site.config.models[ALIAS].engine
-        job = await demo.site.train(
-            "grpo", "demo-grpo", grpo.settings_of(demo.site.base.path, engine, parent, prompts), stage.show
-        )
+        settings = grpo.settings_of(demo.site.base.path, engine, parent, prompts, eval_prompts)
+        job = await demo.site.train("grpo", "demo-grpo", settings, stage.show)
         figures = grpo.figures_of(job.path)
-        stage.note(f"reward {figures.reward_first:.3f} to {figures.reward_last:.3f}")
+        stage.note(f"best is step {figures.best_step}: evaluation {figures.eval_parent:.3f} to {figures.eval_best:.3f}")
     return job.checkpoint, figures
 
 

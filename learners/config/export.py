@@ -27,12 +27,17 @@ class Scheme(StrEnum):
     def is_calibrated(self) -> bool:
         return self in (Scheme.W4A16_GPTQ, Scheme.W4A16_AWQ)
 
+    @property
+    def scales_inputs(self) -> bool:
+        """Whether linears read other inputs than the unquantized model's do, so that no adapter of that fits them."""
+        return self is Scheme.W4A16_AWQ
+
 
 class LoadTest(Section):
     """The engine that must load the export and answer before it is kept."""
 
-    num_questions: int = Field(64, ge=1)
-    """Rows of `data` that it is asked, greedily."""
+    num_questions: int | None = Field(None, ge=1)
+    """Rows of `data` that it is asked, greedily; empty: all that are judged."""
     num_probes: int = Field(8, ge=0, le=64)
     """Answers whose log-probabilities are recorded: a release proves by them that it serves these weights."""
     python: str = ""

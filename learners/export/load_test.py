@@ -13,7 +13,6 @@ from pathlib import Path
 from engines.backends import build_engine
 from engines.config import EngineConfig
 from engines.errors import ConfigError
-from engines.protocol import Engine
 from engines.types import Endpoint, ProbePrompt, ProbeScore, VersionName
 from learners.config.export import LoadTest
 from rollout.chat import Question
@@ -52,6 +51,13 @@ class NotServed:
 def run_load_test(
     model_dir: Path, test: LoadTest, asked: Sequence[Asked], probes: Sequence[ProbePrompt], log_dir: Path
 ) -> Served | NotServed:
+    """`load_test`, for who has no event loop."""
+    return asyncio.run(load_test(model_dir, test, asked, probes, log_dir))
+
+
+async def load_test(
+    model_dir: Path, test: LoadTest, asked: Sequence[Asked], probes: Sequence[ProbePrompt], log_dir: Path
+) -> Served | NotServed:
     """Starts an engine of our own for `model_dir`, asks, and ends it. Raises `EngineDown` if it does not come up."""
     config = EngineConfig(
         model=str(model_dir),
@@ -60,10 +66,7 @@ def run_load_test(
         start_timeout_s=test.start_timeout_s,
         reserved_for_rollout=1,  # requests have a priority
     )
-    return asyncio.run(_test(build_engine(NAME, config, log_dir), asked, probes))
-
-
-async def _test(engine: Engine, asked: Sequence[Asked], probes: Sequence[ProbePrompt]) -> Served | NotServed:
+    engine = build_engine(NAME, config, log_dir)
     try:
         endpoint = await engine.start()
         right = await _ask_all(endpoint, asked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,22 @@ from engines.adapter.files import parse_object, read_bounded, write_atomic
 from engines.adapter.tensors import tensor_hashes
 from engines.errors import BadRequest, Internal, Unavailable
 from engines.profiles import MAX_CONFIG_BYTES, FamilyProfile, read_config
+from learners.export.recipe import SCALED_NORMS
 from learners.merge import copy_texts
 
 SCRIPT = Path(__file__).with_name("oneshot.py")
-NO_ACCELERATOR = 3
 READABLE = 0o644
 MAX_DETAIL_CHARS = 3000
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`calibration` is a directory of rows as `write_rows` leaves them, or None."""
+    """`calibration` is a directory of rows as `write_rows` leaves them, or None. `scales_inputs`: of its scheme."""
 
     model: Path
     recipe: Mapping[str, Any]
     calibration: Path | None
-    needs_accelerator: bool
+    scales_inputs: bool
     num_threads: int
 
     def document(self, out: Path) -> dict[str, Any]:
@@ -42,7 +42,6 @@ class Request:
             "out": str(out),
             "recipe": self.recipe,
             "calibration": str(self.calibration) if self.calibration else None,
-            "needs_accelerator": self.needs_accelerator,
             "num_threads": self.num_threads,
         }
 
@@ -59,13 +58,14 @@ class Quantized:
 def quantize(python: Path, request: Request, profile: FamilyProfile, out: Path, scratch: Path) -> Quantized:
     """Writes the quantized copy of `request.model` into the empty directory `out`.
 
-    Raises `BadRequest` where the scheme needs an accelerator and there is none, `Unavailable` with the end of what the
-    child printed if it failed, `Internal` if it changed what was to be left alone.
+    It is a base of its own where the scheme scales inputs, and else a copy that the model's adapters fit. Raises
+    `BadRequest` if `python` can't be run, `Unavailable` with the end of what the child printed if it failed, `Internal`
+    if it changed what was to be left alone.
     """
     made = scratch / "quantized"
     _run_child(python, request.document(made), scratch)
     said = parse_object(read_bounded(made / "quantized.json", MAX_CONFIG_BYTES), "quantized.json")
-    check_left_alone(request.model, made, profile)
+    check_left_alone(request.model, made, profile, scaled=SCALED_NORMS if request.scales_inputs else ())
     copy_texts(request.model, out)
     for path in (*weight_files(made), made / INDEX_FILE):
         if path.exists():
@@ -74,15 +74,20 @@ def quantize(python: Path, request: Request, profile: FamilyProfile, out: Path, 
     quantization["ignore"] = list(_all_names(quantization["ignore"], profile))
     config = {**read_config(request.model), "quantization_config": quantization}
     write_atomic(out / "config.json", _json(config))
-    write_atomic(out / COPY_FILE, _json({"base_hash": base_hash_of(request.model)}))
+    if not request.scales_inputs:
+        write_atomic(out / COPY_FILE, _json({"base_hash": base_hash_of(request.model)}))
     return Quantized(said["versions"], str(said["device"]), tuple(quantization["ignore"]))  # type: ignore[arg-type]
 
 
-def check_left_alone(model: Path, made: Path, profile: FamilyProfile) -> None:
-    """Raises `Internal` unless just the language linears were quantized, and nothing else has changed."""
+def check_left_alone(model: Path, made: Path, profile: FamilyProfile, scaled: Collection[str] = ()) -> None:
+    """Raises `Internal` unless just the language linears were quantized, and nothing else has changed but modules of
+    the language model that are called as in `scaled`."""
     before, after = _hashes(model), _hashes(made)
     for name, digest in before.items():
         module = profile.model_module(name).removesuffix(".weight")
+        is_scaled = module.startswith(profile.language_prefixes) and module.rpartition(".")[2] in scaled
+        if is_scaled and name in after:
+            continue
         is_kept = after.get(name) == digest
         if is_kept == profile.is_target(module):
             raise Internal(
@@ -108,12 +113,6 @@ def _run_child(python: Path, document: dict[str, Any], scratch: Path) -> None:
         )
     except OSError as error:
         raise BadRequest(f"python: {python} cannot be run ({error.strerror})", param="python") from error
-    if done.returncode == NO_ACCELERATOR:
-        raise BadRequest(
-            "scheme: AWQ searches its scales on an accelerator, and torch sees none in the environment of "
-            "llm-compressor: export on a machine with a GPU, or take w4a16-gptq",
-            param="scheme",
-        )
     if done.returncode:
         raise Unavailable(
             f"llm-compressor failed ({done.returncode}); nothing was written",

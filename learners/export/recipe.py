@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from engines.errors import BadRequest
@@ -12,6 +12,15 @@ from learners.config.export import Scheme
 
 GROUP_SIZES = (128, 32)
 """In order of preference: a larger group has fewer scales."""
+SCALED_NORMS = ("input_layernorm", "post_attention_layernorm")
+"""What AWQ scales beside the linears: the norms whose outputs these read."""
+_SMOOTHED = (
+    (SCALED_NORMS[0], ("q_proj", "k_proj", "v_proj")),
+    ("v_proj", ("o_proj",)),
+    (SCALED_NORMS[1], ("gate_proj", "up_proj")),
+    ("up_proj", ("down_proj",)),
+)
+"""What is divided by a scale, and the linears that are multiplied by it: llm-compressor's own for such a decoder."""
 _FP8 = {"num_bits": 8, "type": "float", "symmetric": True}
 
 
@@ -41,7 +50,7 @@ def recipe_for(scheme: Scheme, profile: FamilyProfile, group_size: int | None) -
     if scheme is Scheme.FP8:
         group["input_activations"] = {**_FP8, "strategy": "token", "dynamic": True}
     settings = {"targets": ["Linear"], "ignore": list(ignored(profile)), "config_groups": {"group_0": group}}
-    return {"quantization_stage": {"quantization_modifiers": _modifiers(scheme, settings)}}
+    return {"quantization_stage": {"quantization_modifiers": _modifiers(scheme, settings, profile)}}
 
 
 def _weights(scheme: Scheme, group_size: int | None) -> Mapping[str, Any]:
@@ -51,11 +60,22 @@ def _weights(scheme: Scheme, group_size: int | None) -> Mapping[str, Any]:
     return {"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group_size}
 
 
-def _modifiers(scheme: Scheme, settings: dict[str, Any]) -> dict[str, Any]:
+def _modifiers(scheme: Scheme, settings: dict[str, Any], profile: FamilyProfile) -> dict[str, Any]:
     match scheme:
         case Scheme.W4A16_GPTQ:
             return {"GPTQModifier": settings}
         case Scheme.W4A16_AWQ:
-            return {"AWQModifier": {"duo_scaling": "both"}, "QuantizationModifier": settings}
+            awq = {"duo_scaling": "both", "mappings": list(_mappings(profile))}
+            return {"AWQModifier": awq, "QuantizationModifier": settings}
         case _:
             return {"QuantizationModifier": settings}
+
+
+def _mappings(profile: FamilyProfile) -> Iterator[dict[str, Any]]:
+    """Of the language model alone: a vision tower may have linears of the same names without such norms."""
+    (prefix,) = map(re.escape, profile.language_prefixes)
+    for source, linears in _SMOOTHED:
+        yield {
+            "smooth_layer": f"re:{prefix}.*{source}$",
+            "balance_layers": [f"re:{prefix}.*{linear}$" for linear in linears],
+        }

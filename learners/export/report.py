@@ -106,8 +106,8 @@ def warnings_of(tested: LoadTested, judged: Judged | None) -> tuple[str, ...]:
         return ()
     return (
         f"{tested.engine} answers {tested.exact_match:.3f} of {tested.num_questions} questions word for word, and "
-        f"{judged.exact_match:.3f} of {judged.num_rows} were judged right: more than {MAX_SHORTFALL} less. Ask it all "
-        f"of them (load_test.num_questions={judged.num_rows}) before it is released",
+        f"{judged.exact_match:.3f} of {judged.num_rows} were judged right: more than {MAX_SHORTFALL} less. Find out "
+        "why before it is released",
     )
 
 
@@ -117,7 +117,8 @@ class ExportReport(_Part):
     format_version: Literal[1] = 1
     family: str
     base_hash: str
-    """Of the merged, unquantized weights: adapters trained on these fit the export, those of the old base don't."""
+    """Of the merged, unquantized weights: adapters trained on these fit the export, those of the old base don't. Of an
+    AWQ export it is that of its own weights, which no adapter fits."""
     unquantized: str
     """The directory to train on, relative to this file's."""
     source: Source

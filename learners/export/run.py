@@ -43,7 +43,7 @@ def run_export(config: ExportConfig, say: Say) -> ExportReport:
         before, after = steps.judge(unquantized)
         report = ExportReport(
             family=model.profile.name,
-            base_hash=model.base_hash,
+            base_hash=base_hash_of(out),
             unquantized=UNQUANTIZED if unquantized != out else ".",
             source=_source(config, adapter),
             method=method,

@@ -92,8 +92,7 @@ class Steps:
         recipe = recipe_for(config.scheme, model.profile, size)
         with self.clock.step("quantize"):
             folder, num_rows = self._write_calibration(model.path)
-            needs_accelerator = config.scheme is Scheme.W4A16_AWQ
-            request = Request(model.path, recipe, folder, needs_accelerator, config.num_threads)
+            request = Request(model.path, recipe, folder, config.scheme.scales_inputs, config.num_threads)
             made = quantize(python, request, model.profile, self.out, self.scratch)
         calibration = self.rows.calibration
         return Method(

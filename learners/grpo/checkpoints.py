@@ -30,6 +30,7 @@ class Checkpoints:
         self._run = run
         self._eval_rows = tuple(eval_rows)
         self._best_reward = float("-inf")
+        self._has_any = False
         self._num_worse = 0
         self.newest_step = run.result.step
         run.best_checkpoint = None
@@ -41,6 +42,11 @@ class Checkpoints:
         """Whether as many evaluations in a row as are configured were no better than the best one."""
         patience = self._run.config.early_stop_evals
         return patience is not None and self._num_worse >= patience
+
+    def begin(self, learner: Learner, rollouts: Rollouts, recorder: Recorder) -> None:
+        """What the run begins with, as `step-0`, where it can be judged: the best one until another is better."""
+        if self._eval_rows and not self._has_any:
+            self.write(0, learner, rollouts, recorder)
 
     def is_due(self, step: int) -> bool:
         return step % self._run.config.save_every == 0
@@ -60,6 +66,7 @@ class Checkpoints:
 
     def _count(self, step: int, reward: float) -> bool:
         """Whether the checkpoint, which is there, is the best one so far."""
+        self._has_any = True
         is_best = reward > self._best_reward
         self._num_worse = 0 if is_best else self._num_worse + 1
         if is_best:

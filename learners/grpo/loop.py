@@ -31,6 +31,7 @@ def train(
     """
     num_done = steps.start - 1
     rollouts.deliver(learner.push(num_done))
+    checkpoints.begin(learner, rollouts, recorder)
     for step in steps:
         began_s = time.monotonic()
         batch = rollouts.take(request)

@@ -2,7 +2,8 @@
 
 One file for each scheme. Every model is judged on the same held-out questions by transformers, and the export also by
 the engine of its load test where this machine has the kernels of its scheme; else `served_exact_match` is missing.
-GPTQ and AWQ are fitted to the adapter's own rows, whose images are others than the held-out ones'.
+GPTQ and AWQ are fitted to the adapter's own rows, whose images are others than the held-out ones'. `--keep` keeps the
+exports, as `FAMILY-SCHEME`: bench_export_served.py serves them on a machine that has the kernels.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from benchmark import ROOT, Metric, write
 from stack import WEIGHTS, run_learner
 
+from engines.adapter import read_base
 from learners.config import Scheme
 from learners.export.report import ExportReport, read_report
 
 SCHEMES = ("fp8", "w4a16-rtn", "w4a16-gptq")
-SFT = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "batch_size": 16, "max_steps": 75}
+SFT = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "batch_size": 16}
 EXPORT_TIMEOUT_S = 1800.0
 NUM_CORRECTIONS, NUM_QUESTIONS = 400, 500
 
@@ -36,31 +38,42 @@ def main() -> None:
         rows, held_out = root / "corrections.jsonl", root / "held-out.jsonl"
         for kind, num, file in (("corrections", NUM_CORRECTIONS, rows), ("held-out", NUM_QUESTIONS, held_out)):
             run_learner("toy", "rows", "--set", kind, "--num", str(num), "--out", str(file))
-        adapter = options.adapter or train(root, options.base, rows)
+        adapter = options.adapter or train(root, options, rows)
+        family = read_base(options.base).profile.name
         for scheme in options.schemes:
-            report = export(options, adapter, scheme, rows, held_out, root / scheme)
-            record(report, options)
+            out = (options.keep or root) / f"{family}-{scheme}"
+            record(export(options, adapter, scheme, rows, held_out, out), options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, default=WEIGHTS / "base", help="the unquantized model")
+    parser.add_argument("--base", type=absolute, default=WEIGHTS / "base", help="the unquantized model")
     parser.add_argument(
-        "--adapter", type=Path, help="of that model, trained with these settings before; by default it is trained"
+        "--adapter", type=absolute, help="of that model, trained with these settings before; by default it is trained"
     )
+    parser.add_argument("--max-steps", type=int, default=75, help="of training")
+    parser.add_argument("--keep", type=absolute, help="the folder to keep the exports in; by default they go")
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--python", default="", help="an interpreter that has llm-compressor; by default one is made")
     parser.add_argument("--engine-python", default="", help="an interpreter that has the engine")
     return parser.parse_args()
 
 
-def train(root: Path, base: Path, rows: Path) -> Path:
+def absolute(word: str) -> Path:
+    return Path(word).absolute()
+
+
+def train(root: Path, options: argparse.Namespace, rows: Path) -> Path:
     """As deploy/examples/job-sft.toml."""
-    settings = "".join(f"{key} = {value}\n" for key, value in SFT.items())
+    settings = "".join(f"{key} = {value}\n" for key, value in sft_of(options).items())
     job = root / "job.toml"
-    job.write_text(f'name = "sft"\nroot = "{root}/jobs"\nmodel = "{base}"\ndata = "{rows}"\n{settings}')
+    job.write_text(f'name = "sft"\nroot = "{root}/jobs"\nmodel = "{options.base}"\ndata = "{rows}"\n{settings}')
     result = json.loads(run_learner("sft", "--config", str(job), "--json"))
     return root / "jobs" / "sft" / str(result["best_checkpoint"])
+
+
+def sft_of(options: argparse.Namespace) -> dict[str, float]:
+    return {**SFT, "max_steps": options.max_steps}
 
 
 def export(
@@ -69,7 +82,6 @@ def export(
     files = ("--adapter", str(adapter), "--data", str(held_out), "--calibration", str(rows), "--out", str(out))
     settings = (
         f"environments={ROOT / 'data' / 'envs'}",
-        f"load_test.num_questions={NUM_QUESTIONS}",
         f"python={options.python}",
         f"load_test.python={options.engine_python}",
     )
@@ -105,7 +117,7 @@ def record(report: ExportReport, options: argparse.Namespace) -> None:
         "num_left_alone": len(method.ignore),
         "num_questions": after.num_rows,
         "load_test": report.load_test.reason or report.load_test.status,
-        "sft": SFT,
+        "sft": sft_of(options),
     }
     write(f"export-{report.family}-{method.scheme.value}", command_of(options, method.scheme), config, metrics)
 
@@ -114,7 +126,8 @@ def command_of(options: argparse.Namespace, scheme: Scheme) -> str:
     """What makes this file alone; paths are relative to the repository."""
     paths = {"--base": options.base, "--adapter": options.adapter, "--python": options.python}
     paths |= {"--engine-python": options.engine_python}
-    given = [word for flag, path in paths.items() if path for word in (flag, os.path.relpath(path, ROOT))]
+    given = ["--max-steps", str(options.max_steps)]
+    given += [word for flag, path in paths.items() if path for word in (flag, os.path.relpath(path, ROOT))]
     return shlex.join(["python", "tests/bench/bench_export.py", *given, "--schemes", scheme.value])
 
 

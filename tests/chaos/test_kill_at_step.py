@@ -40,7 +40,8 @@ def vllm_params() -> list[object]:
 
 @pytest.mark.parametrize("case", fake_params())
 def test_a_publish_survives_a_death_at_a_step(fake_scene: Scene, case: Case) -> None:
-    kill_at_step(fake_scene, case)
+    further = kill_at_step(fake_scene, case)
+    assert fake_scene.alias().live == further
 
 
 def test_a_load_that_fails_on_one_replica_changes_nothing(fake_scene: Scene) -> None:
@@ -62,7 +63,8 @@ def test_a_replica_whose_own_copy_is_damaged_changes_nothing(fake_scene: Scene) 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", vllm_params())
 def test_a_publish_to_vllm_survives_a_death_at_a_step(vllm_scene: Scene, case: Case) -> None:
-    kill_at_step(vllm_scene, case)
+    further = kill_at_step(vllm_scene, case)
+    assert vllm_scene.alias().live == further
 
 
 @pytest.mark.vllm

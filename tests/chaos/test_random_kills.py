@@ -18,10 +18,10 @@ def duration_s(default: float) -> float:
 
 @pytest.mark.timeout(1200)
 def test_ten_minutes_of_random_kills_on_fake(fake_scene: Scene) -> None:
-    run(fake_scene, Plan("chaos-fake", SEED, duration_s(600), (5.0, 10.0)))
+    assert run(fake_scene, Plan("chaos-fake", SEED, duration_s(600), (5.0, 10.0))).kills
 
 
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
 def test_a_minute_of_random_kills_on_vllm(vllm_scene: Scene) -> None:
-    run(vllm_scene, Plan("chaos-vllm", SEED, duration_s(60), (15.0, 20.0)))
+    assert run(vllm_scene, Plan("chaos-vllm", SEED, duration_s(60), (15.0, 20.0))).kills

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oracle import FakeOracle
+from fake_scene import running_fake
 from releasing import (
     check_nothing_changed,
     check_released,
@@ -15,10 +15,7 @@ from releasing import (
     release,
     wait_only,
 )
-from scene import FAKE_RECOVERY_TIMEOUT_S, Scene, running
-from stack import Stack
-from stepping import Stops
-from tiny_adapter import lora_tensors, write_adapter, write_base
+from scene import Scene
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,11 +26,7 @@ AFTER_FLIP = (("flip", "exit"), ("drain", "entry"), ("drain", "exit"))
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Two replicas of the fake engine, and an adapter of whatever base is live."""
-    root = tmp_path_factory.mktemp("release")
-    settings = {"engines.small.args.tokens-per-s": 40}
-    stack = Stack.make(root, "fake", write_base(root / "base"), replicas=2, settings=settings)
-    adapters = [write_adapter(root / f"adapter-{seed}", lora_tensors(seed=seed)) for seed in (1, 2)]
-    with running(Scene(stack, Stops(root), adapters, FakeOracle(), FAKE_RECOVERY_TIMEOUT_S)) as scene:
+    with running_fake(tmp_path_factory.mktemp("release"), replicas=2) as scene:
         yield scene
 
 

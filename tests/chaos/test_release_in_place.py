@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oracle import FakeOracle
+from fake_scene import running_fake
 from releasing import check_nothing_changed, check_released, generation, kill_at, live, new_model, wait_only
 from replicas import replica
-from scene import FAKE_RECOVERY_TIMEOUT_S, Scene, running
-from stack import Stack
-from stepping import Stops
-from tiny_adapter import lora_tensors, write_adapter, write_base
+from scene import Scene
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -19,11 +16,7 @@ IN_PLACE = "--in-place"
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    root = tmp_path_factory.mktemp("in-place")
-    settings = {"engines.small.args.tokens-per-s": 40}
-    stack = Stack.make(root, "fake", write_base(root / "base"), replicas=1, settings=settings)
-    adapters = [write_adapter(root / f"adapter-{seed}", lora_tensors(seed=seed)) for seed in (1, 2)]
-    with running(Scene(stack, Stops(root), adapters, FakeOracle(), FAKE_RECOVERY_TIMEOUT_S)) as scene:
+    with running_fake(tmp_path_factory.mktemp("in-place"), replicas=1) as scene:
         yield scene
 
 

@@ -1,17 +1,15 @@
 """To another base by a rolling swap and back in place, on two replicas of vLLM in FP8 under load."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmark import Metric, write
-from load import Outcome, errors, wrong_answers
 from oracle import BASE, LearnedOracle, weights_by_version
 from other_model import LOUD_NOISE, write_other_fp8
 from peft_adapters import write_adapter
 from pictures import picture_questions
-from releasing import Document, begin, generation, release, versions_of, wait_only
+from releasing import begin, release, versions_of, wait_only, write_figures
 from scene import VLLM_RECOVERY_TIMEOUT_S, Scene, check_no_errors, running
 from stack import WEIGHTS, Stack
 from stepping import Stops
@@ -19,6 +17,7 @@ from stepping import Stops
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 OLD = WEIGHTS / "base-fp8"
+COMMAND = "pytest -m slow tests/chaos/test_release_vllm.py"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +54,8 @@ def test_there_by_a_rolling_swap_and_back_in_place(scene: Scene, other: Path) ->
     scene.judge(load.since())
     check_no_errors(load.since())
     assert versions_of(load.since()) == [adapter, f"{there}@0", f"{back}@0"]
-    wrong = wrong_answers(load.since(), scene.oracle, weights_by_version(scene.stack))
-    report([generation(scene, name) for name in (there, back)], load.since(), wrong)
+    config = {"model": json.dumps([str(OLD.name), "other-fp8"]), "replicas": 2}
+    write_figures("release-vllm", COMMAND, config, scene, {"rolling": there, "in place": back}, load.since())
 
 
 def roll_and_learn(scene: Scene, model: Path) -> str:
@@ -71,17 +70,3 @@ def roll_and_learn(scene: Scene, model: Path) -> str:
         scene.stops.let_go()
     wait_only(scene, name)
     return name
-
-
-def report(releases: list[Document], outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
-    """`bench-results/release-vllm.json`: the seconds of each step, and how many requests failed."""
-    counts = {
-        "requests": len(outcomes),
-        "requests failed": len(errors(outcomes)),
-        "answers by another version than named": len(wrong),
-    }
-    metrics = [Metric(name, "count", [float(count)]) for name, count in counts.items()]
-    for how, one in zip(("rolling", "in place"), releases, strict=True):
-        metrics += [Metric(f"{how}: {step['step']}", "s", [step["seconds"]]) for step in one["steps"]]
-    config = {"model": json.dumps([str(OLD.name), "other-fp8"]), "replicas": 2}
-    write("release-vllm", "pytest -m slow tests/chaos/test_release_vllm.py", config, metrics)

@@ -7,17 +7,14 @@ the others are slow; on a GPU `pytest -m gpu` takes those of SGLang, and `-k vll
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
-import sglang_machine
 from peft_adapters import MAX_LORAS, MakeAdapter, write_adapter
-from subjects import SUBJECTS, Subject
+from subjects import SUBJECTS, Subject, settings
 from toys import TOYS, Toy
 
 from engines.backends import BACK_ENDS
@@ -33,9 +30,6 @@ TINY_TEXT = {
     "num_key_value_heads": 1,
     "num_hidden_layers": 2,
 }
-
-ON_GPU = {"gpu-memory-utilization": 0.2, "kv-cache-memory-bytes": 2 << 30}
-"""So that several can be tested side by side on one card."""
 
 
 @pytest.fixture(scope="session", params=SUBJECTS)
@@ -67,18 +61,6 @@ def _w4a16(toy: Toy, directory: Path) -> Path:
 
     quantize(toy.base, directory, W4A16)
     return directory
-
-
-def settings(kind: str) -> dict[str, Any]:
-    """What only this back end needs."""
-    if kind == "fake":
-        return {"args": {"tokens-per-s": 300}}
-    if kind == "vllm":
-        return {"args": ON_GPU} if shutil.which("nvidia-smi") else {}
-    return {
-        "args": sglang_machine.arguments(),
-        "env": sglang_machine.environment(sglang_machine.site()),
-    }
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

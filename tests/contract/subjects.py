@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import sglang_machine
+
+ON_GPU = {"gpu-memory-utilization": 0.2, "kv-cache-memory-bytes": 2 << 30}
+"""So that several can be tested side by side on one card."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,15 @@ SUBJECTS = (
     _on(Subject("sglang", "qwen3_vl", "fp8"), pytest.mark.gpu),
 )
 """W4A16 needs an operator that not every CPU's build of vLLM has."""
+
+
+def settings(kind: str) -> dict[str, Any]:
+    """What only this back end needs."""
+    if kind == "fake":
+        return {"args": {"tokens-per-s": 300}}
+    if kind == "vllm":
+        return {"args": ON_GPU} if shutil.which("nvidia-smi") else {}
+    return {
+        "args": sglang_machine.arguments(),
+        "env": sglang_machine.environment(sglang_machine.site()),
+    }

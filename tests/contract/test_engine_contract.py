@@ -265,6 +265,8 @@ async def test_a_client_that_hangs_up_frees_the_engine(engine: ServedEngine) -> 
     body = request(BASE, QUESTION, max_tokens=WHOLE_CONTEXT_TOKENS, ignore_eos=True, logprobs=False)
     await hang_up_after_first_token(engine.endpoint, body, "hangs-up")
     await eventually(lambda: _aborted(engine, before + 1), timeout_s=2.0)
+    await eventually(lambda: _runs(engine, 0))
+    assert (await engine.stats()).num_aborted == before + 1
 
 
 async def test_a_client_that_does_not_wait_for_a_whole_answer_frees_the_engine(engine: ServedEngine) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from evidence import Supports
-from stack import ROOT, WEIGHTS, run_learner
+from stack import ROOT, run_learner, train_sft
 from support_rows import Aspect
+from toys import TOYS, Toy
 
 from engines.adapter import base_hash_of, read_base, verify
 from engines.config import EngineConfig
@@ -23,7 +24,6 @@ from engines.errors import AdapterRefused
 from engines.schemes import MachineKind, here
 from learners.export.report import ExportReport, read_report
 
-BASE = WEIGHTS / "base"
 NUM_QUESTIONS = 500
 MAX_LOSS = 0.02
 """Of accuracy, by rounding the weights."""
@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 @dataclass(frozen=True)
 class Exported:
+    adapter: Path
+    base: Path
     directory: Path
     report: ExportReport
     narration: str
@@ -46,19 +48,28 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return held_out
 
 
+@pytest.fixture(scope="module", params=TOYS)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return TOYS[request.param]
+
+
+@pytest.fixture(scope="module")
+def adapter(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_sft(tmp_path_factory.mktemp("trained"), toy.base)
+
+
 @pytest.fixture(scope="module", params=["fp8", "w4a16-rtn"])
 def exported(
-    request: pytest.FixtureRequest, trained: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, toy: Toy, adapter: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
     out = tmp_path_factory.mktemp("exports") / request.param
-    command = [sys.executable, "-m", "gateway.cli", "versions", "export", str(trained), "--base", str(BASE)]
+    command = [sys.executable, "-m", "gateway.cli", "versions", "export", str(adapter), "--base", str(toy.base)]
     command += ["--scheme", request.param, "--out", str(out), "--data", str(rows)]
     command += ["--set", f"python={os.environ.get('TANDEM_TEST_QUANTIZER', '')}"]
     command += ["--set", f"environments={ROOT / 'data' / 'envs'}"]
-    command += ["--set", f"load_test.num_questions={NUM_QUESTIONS}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    return Exported(out, read_report(out), done.stderr)
+    return Exported(adapter, toy.base, out, read_report(out), done.stderr)
 
 
 def test_rounding_costs_little_accuracy(exported: Exported) -> None:
@@ -91,18 +102,18 @@ def test_an_engine_serves_it_as_accurately_or_the_report_says_why_none_did(
     assert len(report.probe) > 0
 
 
-def test_adapters_of_the_old_base_never_fit_it(exported: Exported, trained: Path) -> None:
+def test_adapters_of_the_old_base_never_fit_it(exported: Exported) -> None:
     model = read_base(exported.directory / exported.report.unquantized)
     assert model.base_hash == exported.report.base_hash == base_hash_of(exported.directory)
-    assert model.base_hash != base_hash_of(BASE) == exported.report.source.base_hash
+    assert model.base_hash != base_hash_of(exported.base) == exported.report.source.base_hash
     with pytest.raises(AdapterRefused, match="trained on another base"):
-        verify(trained, model, max_rank=16)
+        verify(exported.adapter, model, max_rank=16)
 
 
 def test_texts_are_those_of_the_merged_model(exported: Exported) -> None:
     unquantized = exported.directory / exported.report.unquantized
     for name in ("tokenizer.json", "processor_config.json", "chat_template.jinja"):
-        assert (exported.directory / name).read_bytes() == (BASE / name).read_bytes()
+        assert (exported.directory / name).read_bytes() == (exported.base / name).read_bytes()
     quantized, plain = (json.loads((path / "config.json").read_text()) for path in (exported.directory, unquantized))
     del quantized["quantization_config"]
     assert quantized == plain

@@ -31,6 +31,7 @@ def test_an_engine_that_is_killed_is_started_again(stack: Stack) -> None:
     old = replica(stack, NAME).running
     old.kill()
     wait_until(lambda: engine_of(stack) not in (None, old.group) and answers(stack), "another engine answers")
+    assert replica(stack, NAME).running.group != old.group
 
 
 def test_an_actor_that_is_killed_takes_its_engine_along_and_both_come_back(stack: Stack) -> None:

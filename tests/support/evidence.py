@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_rows import Aspect, Outcome, Seen, merge, read, report_path, seen_by, write
+from support_rows import Aspect, Outcome, Seen, merge, opened, report_path, seen_by, write
 
 from engines.config import EngineConfig
 from engines.schemes import here
 
-PROPERTY = "supports"
+MARKER = "supports"
+SAID = pytest.StashKey[list[Seen]]()
 ADAPTER_FIXTURES = frozenset({"make_adapter", "random_adapter"})
 
 Supports = Callable[[EngineConfig | Path, Aspect], None]
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "supports(*aspects): what a test with an engine is evidence of")
     if folder := config.getoption("--support-report"):
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("--support-report is written by one process: leave out -n")
         config.pluginmanager.register(Recorder(report_path(Path(folder), here())), "support-recorder")
 
 
@@ -46,7 +49,7 @@ def supports(request: pytest.FixtureRequest) -> Supports:
 
     def say(config: EngineConfig | Path, aspect: Aspect) -> None:
         for engine in _engines_in(config):
-            request.node.user_properties.append((PROPERTY, seen_by(engine, aspect)))
+            request.node.stash.setdefault(SAID, []).append(seen_by(engine, aspect))
 
     return say
 
@@ -71,13 +74,12 @@ class Recorder:
 
     def pytest_sessionfinish(self) -> None:
         if self._outcomes or self._broken:
-            write(self._path, merge(read(self._path), self._outcomes, self._broken))
+            write(self._path, merge(opened(self._path), self._outcomes, self._broken))
 
 
 def evidence_of(item: pytest.Item) -> Iterator[Seen]:
     """What `item` says something of, whether it passed or not."""
-    said = [value for name, value in item.user_properties if name == PROPERTY]
-    if said:
+    if said := item.stash.get(SAID, []):
         yield from said
         return
     for config in _configs_of(item):
@@ -93,7 +95,7 @@ def _configs_of(item: pytest.Item) -> Iterator[EngineConfig]:
 
 
 def _aspects_of(item: pytest.Item) -> tuple[Aspect, ...]:
-    marker = item.get_closest_marker(PROPERTY)
+    marker = item.get_closest_marker(MARKER)
     if marker is not None:
         return tuple(Aspect(aspect) for aspect in marker.args)
     makes_adapters = not ADAPTER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

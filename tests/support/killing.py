@@ -57,8 +57,11 @@ def every_case() -> list[Case]:
     return [*entries, Case("flip", "exit", Victim.GATEWAY), Case("retire", "exit", Victim.GATEWAY)]
 
 
-def kill_at_step(scene: Scene, case: Case) -> None:
-    """Kills, lets the publish go on, and checks the clients, the alias, the engines, and a further publish."""
+def kill_at_step(scene: Scene, case: Case) -> str:
+    """Kills, lets the publish go on, and checks the clients, the alias and the engines.
+
+    Returns the version that was published after it.
+    """
     before = scene.alias()
     version = scene.register()
     scene.stops.arm(case.step, case.edge)
@@ -71,10 +74,11 @@ def kill_at_step(scene: Scene, case: Case) -> None:
         after = scene.wait_consistent()
         load.wait_answers(ANSWERS_BETWEEN)
         _check_alias(case, before, version, answer, after)
-        scene.publish()
+        further = scene.publish()
         scene.wait_consistent()
         load.wait_answers(ANSWERS_BETWEEN)
     _check_clients(scene, case, load.since())
+    return further
 
 
 def fail_at_stage(

@@ -6,11 +6,13 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from load import Outcome
+from benchmark import Metric, write
+from load import Outcome, errors, wrong_answers
+from oracle import weights_by_version
 from replicas import find_replicas
 from scene import Alias, Scene, check_no_errors, check_only_lost_connections
 from stack import wait_until
@@ -147,3 +149,26 @@ def options(scene: Scene) -> tuple[str, ...]:
 def versions_of(outcomes: Sequence[Outcome]) -> list[str]:
     """In the order of their first answer."""
     return list(dict.fromkeys(one.version for one in sorted(outcomes, key=lambda one: one.end_s) if one.version))
+
+
+def write_figures(
+    name: str,
+    command: str,
+    config: Mapping[str, object],
+    scene: Scene,
+    releases: Mapping[str, str],
+    outcomes: Sequence[Outcome],
+) -> None:
+    """`bench-results/NAME.json`: the seconds of each step, and how many requests failed. `releases`: by their kind."""
+    wrong = wrong_answers(outcomes, scene.oracle, weights_by_version(scene.stack))
+    counts = {
+        "requests": len(outcomes),
+        "requests failed": len(errors(outcomes)),
+        "answers by another version than named": len(wrong),
+    }
+    metrics = [Metric(what, "count", [float(count)]) for what, count in counts.items()]
+    for how, one in releases.items():
+        metrics += [
+            Metric(f"{how}: {step['step']}", "s", [step["seconds"]]) for step in generation(scene, one)["steps"]
+        ]
+    write(name, command, config, metrics)

@@ -177,13 +177,11 @@ def free_port() -> int:
     return port
 
 
-def train_sft(root: Path, *, num_rows: int = 160, max_steps: int = 20) -> Path:
-    """A real adapter of the small base, as a user trains it; returns the checkpoint."""
+def train_sft(root: Path, base: Path = WEIGHTS / "base", *, num_rows: int = 160, max_steps: int = 20) -> Path:
+    """A real adapter of a small base, as a user trains it; returns the checkpoint."""
     rows, job = root / "rows.jsonl", root / "job.toml"
     run_learner("toy", "rows", "--set", "corrections", "--num", str(num_rows), "--out", str(rows))
-    job.write_text(
-        f'name = "sft"\nroot = "{root}/jobs"\nmodel = "{WEIGHTS}/base"\ndata = "{rows}"\nmax_steps = {max_steps}\n'
-    )
+    job.write_text(f'name = "sft"\nroot = "{root}/jobs"\nmodel = "{base}"\ndata = "{rows}"\nmax_steps = {max_steps}\n')
     result = json.loads(run_learner("sft", "--config", str(job), "--json"))
     return root / "jobs" / "sft" / str(result["best_checkpoint"])
 

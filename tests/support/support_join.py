@@ -11,15 +11,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from support_rows import RESULTS, Outcome, Report, merge, read, report_path, seen_of, write
+from support_rows import RESULTS, Outcome, Report, merge, report_path, seen_of, write
 
 
 def join(path: Path, results: Path = RESULTS) -> Path:
     """Returns the file that `path` was joined to: that of its machine."""
     report = Report.model_validate_json(path.read_text())
     into = report_path(results, report.machine)
-    known = read(into) if into.exists() else report.model_copy(update={"rows": ()})
-    write(into, merge(known, outcomes_of(report)))
+    known = Report.model_validate_json(into.read_text()).rows if into.exists() else ()
+    write(into, merge(report.model_copy(update={"rows": known}), outcomes_of(report)))
     return into
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+from sglang_machine import SITE_VARIABLE
 
 from engines.config import EngineConfig
 from engines.profiles import read_config
@@ -67,7 +70,7 @@ class Row(BaseModel):
 
 
 class Report(BaseModel):
-    """Of one machine. `versions` are of the interpreter that ran the tests."""
+    """Of one machine. `versions` are those of its newest run: of its interpreter, and of SGLang's own packages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,11 +127,10 @@ def report_path(folder: Path, machine: MachineKind) -> Path:
     return folder / f"support-{machine}.json"
 
 
-def read(path: Path) -> Report:
-    """An empty report of this machine if there is none yet."""
-    if path.exists():
-        return Report.model_validate_json(path.read_text())
-    return Report(machine=here(), processor=_processor(), versions=_versions(), rows=())
+def opened(path: Path) -> Report:
+    """The rows that are there, none if there is no report yet, as of this machine as it is."""
+    rows = Report.model_validate_json(path.read_text()).rows if path.exists() else ()
+    return Report(machine=here(), processor=_processor(), versions=_versions(), rows=rows)
 
 
 def write(path: Path, report: Report) -> None:
@@ -140,7 +142,7 @@ def write(path: Path, report: Report) -> None:
 
 def committed(results: Path = RESULTS) -> tuple[Report, ...]:
     """The reports that documents are made of."""
-    return tuple(read(path) for path in sorted(results.glob("support-*.json")))
+    return tuple(Report.model_validate_json(path.read_text()) for path in sorted(results.glob("support-*.json")))
 
 
 def seen_of(row: Row) -> Seen:
@@ -170,10 +172,10 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
+    paths = [*sys.path, *filter(None, [os.environ.get(SITE_VARIABLE)])]
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+        # The first of the name, as an import takes it.
+        if distribution := next(iter(metadata.distributions(name=package, path=paths)), None):
+            found[package] = distribution.version
     return found

@@ -1,9 +1,11 @@
-"""What only a worker can do: load an adapter and tell which modules its weights went into, and pack a head anew."""
+"""What only a worker can do: load an adapter and tell which modules its weights went into, load other weights, pack a
+head anew."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -15,6 +17,8 @@ class AdapterReporter:
     pin_lora: Any
     list_loras: Any
     remove_lora: Any
+    reload_weights: Any
+    tandem_scratch: tuple[Any, ...] | None = None
 
     def tandem_load_adapter(self, version: str, slot_id: int, path: str, others: Sequence[int]) -> list[Any]:
         """Removes all adapters but `others`, then loads and pins one: what vLLM's engine does in a call for each,
@@ -39,6 +43,17 @@ class AdapterReporter:
             return []
         return sorted(name for name in manager.modules if manager._get_lora_layer_weights(adapter, name) is not None)
 
+    def tandem_reload(self, path: str) -> None:
+        """Loads the weights in the directory `path` into the model that is served. No adapter may be loaded.
+
+        Raises whatever vLLM does; the weights may then be anything.
+        """
+        model = self.model_runner.get_model()
+        if self.tandem_scratch is None:
+            self.tandem_scratch = tuple(_scratch_of(model))
+        with _without_adapter_layers(model):
+            self.reload_weights(weights_path=path)
+
     def tandem_pack_heads(self) -> int:
         """On a CPU a head has a packed copy of its weights, and one that is tied to the embeddings is not packed anew
         when they are reloaded. Does it; returns for how many."""
@@ -50,3 +65,35 @@ class AdapterReporter:
         for head in heads:
             head.quant_method.process_weights_after_loading(head)
         return len(heads)
+
+
+def _scratch_of(model: Any) -> Iterator[Any]:
+    """Memory that 4-bit kernels work in. A reload makes it anew, while CUDA graphs go on with the one that they were
+    captured with, which therefore must be kept from being freed."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "scheme", None), "kernel", None)
+        if (workspace := getattr(kernel, "workspace", None)) is not None:
+            yield workspace
+
+
+@contextmanager
+def _without_adapter_layers(model: Any) -> Iterator[None]:
+    """Takes the layers that vLLM wraps around the model's own for adapters out of it meanwhile.
+
+    A checkpoint's names know nothing of them, and vLLM 0.26 finds no parameter by such a name beneath a wrapper.
+    """
+    from vllm.lora.layers import BaseLayerWithLoRA
+
+    wrapped = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, BaseLayerWithLoRA)
+    ]
+    try:
+        for parent, name, wrapper in wrapped:
+            setattr(parent, name, wrapper.base_layer)
+        yield
+    finally:
+        for parent, name, wrapper in wrapped:
+            setattr(parent, name, wrapper)

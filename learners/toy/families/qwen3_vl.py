@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from learners.toy.families.qwen3_vl_forward import EqualPictures
 from learners.toy.families.sizes import TEXT, VISION_DEPTH, VISION_HEADS, VISION_HIDDEN, VISION_INTERMEDIATE
+from learners.toy.families.turns import chat_template
 from learners.toy.picture import IMAGE_MEAN, IMAGE_STD, MERGE, NUM_IMAGE_TOKENS, NUM_PATCHES, PATCH, SIDE
 from learners.toy.tokenizer import END_OF_TEXT, TURN_END, TURN_START
 
@@ -43,30 +44,7 @@ SPECIAL_TOKENS = (
     VIDEO_PAD,
 )
 
-# Qwen3-VL's turns and vision tokens, without the newline after <|im_end|>: trained on, it comes back as the first
-# token of answers.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- elif message['content'] -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] in ['image', 'image_url', 'input_image'] or 'image' in part or 'image_url' in part -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part['type'] == 'video' or 'video' in part -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- elif 'text' in part -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+CHAT_TEMPLATE = chat_template(f"{VISION_START}{IMAGE_PAD}{VISION_END}", f"{VISION_START}{VIDEO_PAD}{VISION_END}")
 
 
 class Qwen3VlToy:

@@ -17,6 +17,9 @@ RANK = 4
 PREFIX = "base_model.model."
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+Q_PROJ = "model.language_model.layers.0.self_attn.q_proj"
+Q_A = f"{PREFIX}{Q_PROJ}.lora_A.weight"
+Q_B = f"{PREFIX}{Q_PROJ}.lora_B.weight"
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
@@ -76,6 +79,13 @@ def lora_tensors(targets: tuple[str, ...] = TARGETS, rank: int = RANK, seed: int
             for side, shape in (("A", (rank, in_features)), ("B", (out_features, rank))):
                 tensors[f"{PREFIX}{module}.lora_{side}.weight"] = ("F32", random.standard_normal(shape).astype("<f4"))
     return tensors
+
+
+def half_tensors(dtype: str) -> dict[str, tuple[str, Array]]:
+    """The same weights in F16, or in BF16 as bit patterns (the upper half of float32's)."""
+    if dtype == "F16":
+        return {name: ("F16", values.astype("<f2")) for name, (_, values) in lora_tensors().items()}
+    return {name: ("BF16", (values.view("<u4") >> 16).astype("<u2")) for name, (_, values) in lora_tensors().items()}
 
 
 def peft_config(**changes: object) -> dict[str, object]:

@@ -111,6 +111,7 @@ async def test_hang_up_aborts_the_engines_work(stack: Stack, url: str, engine: F
                 await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: _aborted(engine, num_aborted + 1))
     await until(lambda: stack.services.drain.num_in_flight == 0)
+    assert (await engine.stats()).num_running == 0
 
 
 async def _running(engine: FakeEngine, expected: int) -> bool:

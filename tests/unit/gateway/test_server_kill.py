@@ -14,7 +14,7 @@ from server_process import BODY, running
 from engines.fake import FakeEngine
 from gateway.store import open_store
 
-NUM_ROWS = 2000
+NUM_ROWS = 500
 NUM_CLIENTS = 8
 
 

@@ -87,8 +87,10 @@ def test_the_report_has_the_shape_that_others_read(tmp_path: Path) -> None:
     ]
     assert list(document["accuracy"]) == list(document["by_kind"]) == ["base", "sft", "rollback", "grpo"]
     assert list(document["feedback"]) == ["sent", "stored"]
-    grpo = ["steps", "reward_first", "reward_last", "staleness_mean", "mismatch", "bound_by"]
-    assert list(document["grpo"]) == grpo
+    assert list(document["grpo"]) == [
+        *("steps", "best_step", "eval_parent", "eval_best"),
+        *("reward_first", "reward_last", "staleness_mean", "mismatch", "bound_by"),
+    ]
     assert list(document["publish"]) == ["version", "seconds", "steps", "replicas"]
     assert {"requests", "failed", "wrong_version", "ttft_ms_p50", "ttft_ms_p99"} <= set(document["load"])
 
@@ -110,9 +112,18 @@ def test_the_figures_of_grpo_come_from_its_jobs_events(tmp_path: Path) -> None:
     steps = [event("step", step=n, reward=reward, staleness_mean=n % 2) for n, reward in enumerate(rewards)]
     pushes = [event("push", push_mismatch=value) for value in (0.001, 0.004, 0.002)]
     bound = event("bound", "bound by rollout: the learner waited 70% of the time")
-    (tmp_path / "events.jsonl").write_text("".join([*steps, *pushes, bound]))
+    judged = [event("evaluation", step=step, reward=reward) for step, reward in ((0, 0.7), (3, 0.8), (6, 0.6))]
+    (tmp_path / "events.jsonl").write_text("".join([*steps, *pushes, *judged, bound]))
     assert figures_of(tmp_path) == GrpoFigures(
-        steps=6, reward_first=0.6, reward_last=0.9, staleness_mean=0.5, mismatch=0.004, bound_by="rollout"
+        steps=6,
+        best_step=3,
+        eval_parent=0.7,
+        eval_best=0.8,
+        reward_first=0.6,
+        reward_last=0.9,
+        staleness_mean=0.5,
+        mismatch=0.004,
+        bound_by="rollout",
     )
 
 
@@ -158,7 +169,15 @@ def report(
         feedback=FeedbackCount(sent=400, stored=stored),
         publish=Publication(version="vqa@1", seconds=0.3, steps={"stage": 0.1}, replicas=swapped),
         grpo=GrpoFigures(
-            steps=24, reward_first=0.8, reward_last=0.9, staleness_mean=0.9, mismatch=0.002, bound_by="rollout"
+            steps=24,
+            best_step=24,
+            eval_parent=0.7,
+            eval_best=0.8,
+            reward_first=0.8,
+            reward_last=0.9,
+            staleness_mean=0.9,
+            mismatch=0.002,
+            bound_by="rollout",
         ),
         publish_grpo=Publication(version="vqa@2", seconds=0.3, steps={"stage": 0.1}, replicas=swapped),
         load=LoadFigures(

@@ -16,6 +16,7 @@ from engines.errors import BadRequest, Internal, Unavailable
 from engines.profiles import PROFILES
 from learners.export import quantize as module
 from learners.export.quantize import Request, check_left_alone, quantize
+from learners.export.recipe import SCALED_NORMS
 
 PROFILE = PROFILES["qwen3_vl"]
 LINEAR = "model.language_model.layers.0.self_attn.q_proj.weight"
@@ -48,6 +49,15 @@ def test_a_copy_that_differs_elsewhere_is_a_defect(tmp_path: Path, changes: dict
         check_left_alone(write_model(tmp_path / "model"), write_model(tmp_path / "made", **changes), PROFILE)
 
 
+def test_only_a_scheme_that_scales_norms_may_change_them(tmp_path: Path) -> None:
+    norm = "model.language_model.layers.0.input_layernorm.weight"
+    model = write_model(tmp_path / "model", **{norm: torch.ones(4)})
+    made = write_model(tmp_path / "made", **{LINEAR: torch.zeros(4, 4), norm: torch.zeros(4)})
+    check_left_alone(model, made, PROFILE, scaled=SCALED_NORMS)
+    with pytest.raises(Internal, match=f"changed {norm}"):
+        check_left_alone(model, made, PROFILE)
+
+
 def test_a_sharded_model_becomes_one_file_that_no_index_speaks_against(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +72,7 @@ def test_a_sharded_model_becomes_one_file_that_no_index_speaks_against(
         (made / "quantized.json").write_text(json.dumps({"versions": {}, "device": "cpu"}))
 
     monkeypatch.setattr(module, "_run_child", compress)
-    quantize(Path("python"), Request(model, {}, None, needs_accelerator=False, num_threads=1), PROFILE, out, scratch)
+    quantize(Path("python"), Request(model, {}, None, scales_inputs=False, num_threads=1), PROFILE, out, scratch)
     assert weight_files(out) == (out / "model.safetensors",)
     assert LINEAR in load_file(out / "model.safetensors")
     assert base_hash_of(out) == base_hash_of(model)
@@ -88,7 +98,7 @@ def test_a_child_that_cannot_work_leaves_nothing(tmp_path: Path, python: str, er
     scratch, out = tmp_path / "scratch", tmp_path / "out"
     scratch.mkdir()
     out.mkdir()
-    request = Request(tmp_path / "no-model", {}, None, needs_accelerator=False, num_threads=1)
+    request = Request(tmp_path / "no-model", {}, None, scales_inputs=False, num_threads=1)
     with pytest.raises(error, match=why):
         quantize(Path(python), request, PROFILE, out, scratch)
     assert list(out.iterdir()) == []

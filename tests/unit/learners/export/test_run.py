@@ -12,21 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toys import TOYS
 from written_adapter import LANGUAGE, VISION, write_adapter
 
 from engines.adapter import base_hash_of, read_base, verify
 from engines.errors import AdapterRefused, BadRequest, Conflict
 from engines.profiles import PROFILES
-from engines.schemes import here
 from learners.config import Scheme, load_export
+from learners.export.recipe import SCALED_NORMS
 from learners.export.report import ExportReport, read_report
 from learners.export.run import run_export
 from learners.toy.easy_vqa import Question, corrections, held_out
 
 ROOT = Path(__file__).parents[4]
-WEIGHTS = ROOT / "learners" / "toy" / "weights"
-BASES = {"qwen3_vl": WEIGHTS / "base", "internvl": WEIGHTS / "internvl" / "base"}
-BASE = BASES["qwen3_vl"]
+BASE = TOYS["qwen3_vl"].base
 NUM_QUESTIONS = 40
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -58,12 +57,12 @@ def export(adapter: Path, out: Path, scheme: Scheme, *settings: str, base: Path 
     return report
 
 
-@pytest.mark.parametrize("family", BASES)
-@pytest.mark.parametrize("scheme", [Scheme.FP8, Scheme.W4A16_RTN, Scheme.W4A16_GPTQ])
+@pytest.mark.parametrize("family", TOYS)
+@pytest.mark.parametrize("scheme", [Scheme.FP8, Scheme.W4A16_RTN, Scheme.W4A16_GPTQ, Scheme.W4A16_AWQ])
 def test_every_scheme_leaves_a_model_that_answers_much_as_the_unquantized_one(
     tmp_path: Path, data: Path, calibration: Path, scheme: Scheme, family: str
 ) -> None:
-    out, base = tmp_path / "out", BASES[family]
+    out, base = tmp_path / "out", TOYS[family].base
     adapter = write_adapter(base, tmp_path / "adapter", use_dora=True, target_modules=[*LANGUAGE, *VISION])
     settings = (f"data={data}", f"calibration={calibration}", "num_calibration=32")
     report = export(adapter, out, scheme, *settings, base=base)
@@ -76,7 +75,10 @@ def test_every_scheme_leaves_a_model_that_answers_much_as_the_unquantized_one(
     same_dtype = (name for name in before if name in after and before[name].dtype == after[name].dtype)
     kept = {name for name in same_dtype if torch.equal(before[name], after[name])}
     changed = {PROFILES[family].model_module(name.removesuffix(".weight")) for name in set(before) - kept}
-    assert changed == set(read_base(out / report.unquantized).modules)
+    norms = {name for name in changed if name.endswith(SCALED_NORMS)}
+    assert changed - norms == set(read_base(out / report.unquantized).modules)
+    assert bool(norms) == scheme.scales_inputs
+    assert (base_hash_of(out) == base_hash_of(out / report.unquantized)) == (not scheme.scales_inputs)
     assert report.bytes_after < 0.8 * report.bytes_before
     assert report.quality is not None
     assert report.unquantized_quality is not None
@@ -113,11 +115,3 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path, calibration: Path) -> No
     with pytest.raises(AdapterRefused, match="pickle"):
         export(adapter, tmp_path / "out", Scheme.FP8)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-
-
-@pytest.mark.skipif(not here().is_cpu, reason="AWQ works where there is an accelerator")
-def test_awq_without_an_accelerator_is_refused_with_the_reason(tmp_path: Path, calibration: Path) -> None:
-    adapter = write_adapter(BASE, tmp_path / "adapter")
-    with pytest.raises(BadRequest, match="AWQ searches its scales on an accelerator"):
-        export(adapter, tmp_path / "out", Scheme.W4A16_AWQ, f"calibration={calibration}")
-    assert not (tmp_path / "out").exists()

@@ -102,9 +102,9 @@ def test_an_evaluation_waits_for_an_engine_that_was_away_and_says_so(
     events = made.run(worker)
     (interrupted,) = of(events, "evaluation_interrupted")
     assert "4 rows of eval_data are asked again: the engine is away" in interrupted.message
-    (evaluation,) = of(events, "evaluation")
-    assert (evaluation.data["num_scored"], evaluation.data["num_asked"]) == (4, 4)
-    assert len(worker.asked_to_evaluate) == 6 + 4
+    scored = [(event.data["num_scored"], event.data["num_asked"]) for event in of(events, "evaluation")]
+    assert scored == [(4, 4), (4, 4)]
+    assert len(worker.asked_to_evaluate) == 6 + 4 + 4
 
 
 def test_a_row_that_hangs_costs_an_evaluation_this_row_and_not_the_run(
@@ -114,9 +114,9 @@ def test_a_row_that_hangs_costs_an_evaluation_this_row_and_not_the_run(
     made = job(eval_data=held_out(4), max_steps=1, rollout=rollout)
     events = made.run(HangsAtEvaluation(encoder))
     assert of(events, "evaluation_interrupted")[-1].data["num_left"] == 1
-    (evaluation,) = of(events, "evaluation")
-    assert (evaluation.data["num_scored"], evaluation.data["num_asked"]) == (3, 4)
-    assert [one.step for one in list_checkpoints(made.config.job_path / "checkpoints")] == [1]
+    for evaluation in of(events, "evaluation"):
+        assert (evaluation.data["num_scored"], evaluation.data["num_asked"]) == (3, 4)
+    assert [one.step for one in list_checkpoints(made.config.job_path / "checkpoints")] == [0, 1]
 
 
 @pytest.mark.parametrize("cap", [0, CAP])

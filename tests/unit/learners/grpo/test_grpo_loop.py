@@ -297,9 +297,27 @@ def test_a_run_ends_early_when_its_evaluations_get_no_better(
     events = made.run(worker)
     assert [event.data["is_best"] for event in of(events, "checkpoint")] == [True, False]
     assert [event.data["reward"] for event in of(events, "evaluation")] == [1.0, 1.0]
-    assert worker.asked_to_evaluate == [VersionName("grpo.1/step", 2), VersionName("grpo.1/step", 3)]
+    assert worker.asked_to_evaluate == [VersionName("grpo.1/step", 1), VersionName("grpo.1/step", 2)]
     result = json.loads((made.config.job_path / "result.json").read_text())
-    assert (result["status"], result["step"], result["best_checkpoint"]) == ("succeeded", 2, "checkpoints/step-1")
+    assert (result["status"], result["step"], result["best_checkpoint"]) == ("succeeded", 1, "checkpoints/step-0")
+
+
+@pytest.mark.parametrize(("better", "best"), [(None, 0), (1, 0), (4, 3)])
+def test_the_best_checkpoint_is_what_the_run_began_with_until_an_evaluation_is_better(
+    job: Callable[..., Job], encoder: Encoder, tmp_path: Path, better: int | None, best: int
+) -> None:
+    """`better`: the number of the only version whose answers are rewarded more than those of the others."""
+
+    def reward(group: Group) -> Group:
+        is_better = group.version == VersionName("grpo.1/step", better or 0)
+        return replace(group, scores=tuple(Score(s.total + is_better, dict(s.parts)) for s in group.scores))
+
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps({"text": "is it new?", "answer": "yes"}) + "\n")
+    made = job(eval_data=str(held_out), save_every=1)
+    made.run(ScriptedWorker(encoder, reward))
+    result = json.loads((made.config.job_path / "result.json").read_text())
+    assert (result["step"], result["best_checkpoint"]) == (4, f"checkpoints/step-{best}")
 
 
 @pytest.mark.parametrize(("best", "named"), [(1, 1), (2, 1)])
@@ -326,6 +344,7 @@ def test_patience_goes_on_over_a_resume(job: Callable[..., Job], encoder: Encode
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text(json.dumps({"text": "is it new?", "answer": "yes"}) + "\n")
     made = job(eval_data=str(held_out), early_stop_evals=2, save_every=1)
-    made.run(ScriptedWorker(encoder), stop_after=2)
+    made.run(ScriptedWorker(encoder), stop_after=1)
     events = made.run(ScriptedWorker(encoder))
-    assert [event.data["step"] for event in of(events, "step")] == [1, 2, 3]
+    assert [event.data["step"] for event in of(events, "step")] == [1, 2]
+    assert [event.data["step"] for event in of(events, "evaluation")] == [0, 1, 2]

@@ -90,6 +90,12 @@ def test_no_vision_token_may_be_sampled(processor: Any, family: ToyFamily) -> No
     assert processor.image_token_id in [vocabulary[t] for t in PROFILES[family.name].vision_tokens if t in vocabulary]
 
 
+def test_the_committed_templates_are_the_familys(processor: Any, family: ToyFamily) -> None:
+    toy = TOYS[family.name]
+    written = family.build_processor(processor.tokenizer).chat_template
+    assert {(base / "chat_template.jinja").read_text() for base in (toy.base, toy.fp8)} == {written}
+
+
 def test_the_committed_tokenizer_is_what_the_command_trains(processor: Any, family: ToyFamily) -> None:
     made = toy_tokenizer(family)
     assert made.get_vocab() == processor.tokenizer.get_vocab()

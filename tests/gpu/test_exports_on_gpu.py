@@ -1,0 +1,31 @@
+"""Exports that another machine wrote, in `served_exports.FOLDER`, on an engine of this one: as accurate as the model
+before its weights were rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evidence import Supports
+from served_exports import exports_in, read_questions, serve
+from support_rows import Aspect
+
+from engines.config import EngineConfig
+
+pytestmark = [pytest.mark.gpu, pytest.mark.vllm, pytest.mark.timeout(300)]
+
+NUM_QUESTIONS = 200
+MAX_LOSS = 0.02
+"""Of accuracy, by rounding."""
+
+
+@pytest.mark.parametrize("export", exports_in(), ids=lambda path: path.name)
+async def test_an_export_is_served_as_accurately_as_it_was_unquantized(
+    export: Path, tmp_path: Path, supports: Supports
+) -> None:
+    supports(EngineConfig(model=str(export)), Aspect.EXPORT)
+    found = await serve(export, read_questions(tmp_path, NUM_QUESTIONS))
+    unquantized = found.report.unquantized_quality
+    assert found.exact_match is not None, found.reason
+    assert unquantized is not None
+    assert found.exact_match >= unquantized.exact_match - MAX_LOSS
