@@ -1,8 +1,8 @@
 """Publishes while streams are open, on a published size of Qwen3-VL with random weights: how long, and who feels it.
 
 Through the whole gateway: two adapters of every language linear, each registered twice, take turns, so that every
-publish verifies, copies, stages, probes, flips, drains and retires. Windows of 5 s around a publish and without one
-alternate. Exits with 1 if a request failed or was answered by another version than it names.
+publish verifies, looks for the copy, stages, probes, flips, drains and retires. Windows of 5 s around a publish and
+without one alternate. Exits with 1 if a request failed or was answered by another version than it names.
 
 `--model small` is the small base, for a look without a GPU; `--kind fake` an engine without a model.
 """
