@@ -234,9 +234,9 @@ class Monitor:
         """Returns once nobody looks at the replica any more. Unknown is fine."""
         self._watches.pop(name, None)
         task = self._running.pop(name, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task,))
+        while task is not None and not task.done():
+            task.cancel()  # once may be lost: asyncio.wait_for of Python 3.11 drops one that meets the answer
+            await asyncio.wait((task,), timeout=_PERIOD_S)
 
     async def first_service(self) -> None:
         """Waits until each engine has a replica in service; raises the trouble of one whose replicas all failed."""

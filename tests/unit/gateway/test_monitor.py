@@ -244,3 +244,32 @@ async def test_a_replica_that_joins_at_its_second_try_is_enough_to_serve(scene: 
     await scene.watch._join(scene.replica.endpoint)
     await asyncio.wait_for(waiting, 30)
     assert scene.is_routed()
+
+
+class DropsOneCancel(WatchedReplica):
+    """As a call does that is cancelled in the moment in which it is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.num_dropped = asyncio.Event(), 0
+
+    async def status(self) -> ReplicaStatus:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.num_dropped += 1
+            if self.num_dropped > 1:
+                raise
+        return await super().status()
+
+
+@pytest.mark.timeout(30)
+async def test_a_watch_that_drops_a_cancel_is_ended_all_the_same(scene: Scene) -> None:
+    replica = DropsOneCancel()
+    monitor = Monitor((scene.watch_over(replica),))
+    running = asyncio.create_task(monitor.run())
+    await replica.asked.wait()
+    await monitor.remove(replica.name)
+    assert replica.num_dropped >= 1
+    running.cancel()
