@@ -37,7 +37,8 @@ model = "{{engine}}"
 max_loras = 5
 reserved_for_rollout = 3
 [rollout.own.args]
-gpu-memory-utilization = 0.3
+gpu-memory-utilization = 0.2
+kv-cache-memory-bytes = {2 << 30}
 max-cudagraph-capture-size = 128
 """
 

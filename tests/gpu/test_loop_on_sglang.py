@@ -1,6 +1,6 @@
 """The whole loop with SGLang serving: engine, SFT and GRPO share one GPU, and users ask all the while.
 
-`TANDEM_LOOP_KIND=vllm` walks it on a CPU, with vLLM in SGLang's place.
+`TANDEM_LOOP_KIND=vllm` walks it with vLLM in SGLang's place, on a CPU too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from load import Load, errors
 from openai import OpenAI
 from oracle import LearnedOracle, weights_by_version
 from stack import WEIGHTS, Setting, Stack, run_learner, train_sft
+from subjects import settings as engine_settings
 from support_rows import Aspect
 
 from gateway import ray_daemon
@@ -65,7 +66,7 @@ users_factor = 1e6
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     slots: dict[str, Setting] = {"engines.small.max_loras": 6, "engines.small.reserved_for_rollout": 3}
-    settings = slots | (on_sglang() if KIND == "sglang" else {})
+    settings = slots | (on_sglang() if KIND == "sglang" else on_vllm())
     stack = Stack.make(tmp_path_factory.mktemp("loop"), KIND, WEIGHTS / "base", settings=settings)
     try:
         stack.start()
@@ -80,6 +81,11 @@ def on_sglang() -> dict[str, Setting]:
     settings: dict[str, Setting] = {"engines.small.dtype": "bfloat16"}
     settings |= {f"engines.small.args.{key}": value for key, value in args.items()}
     return settings | {f"engines.small.env.{key}": value for key, value in env.items()}
+
+
+def on_vllm() -> dict[str, Setting]:
+    args = engine_settings(KIND).get("args", {})
+    return {f"engines.small.args.{key}": value for key, value in args.items()}
 
 
 def test_what_sft_and_then_grpo_learn_is_served_and_taken_back_without_a_failed_request(
