@@ -11,10 +11,10 @@ from served_exports import exports_in, read_questions, serve
 from support_rows import Aspect
 
 from engines.config import EngineConfig
+from learners.export.report import read_report
 
 pytestmark = [pytest.mark.gpu, pytest.mark.vllm, pytest.mark.timeout(300)]
 
-NUM_QUESTIONS = 200
 MAX_LOSS = 0.02
 """Of accuracy, by rounding."""
 
@@ -24,8 +24,8 @@ async def test_an_export_is_served_as_accurately_as_it_was_unquantized(
     export: Path, tmp_path: Path, supports: Supports
 ) -> None:
     supports(EngineConfig(model=str(export)), Aspect.EXPORT)
-    found = await serve(export, read_questions(tmp_path, NUM_QUESTIONS))
-    unquantized = found.report.unquantized_quality
-    assert found.exact_match is not None, found.reason
+    unquantized = read_report(export).unquantized_quality
     assert unquantized is not None
+    found = await serve(export, read_questions(tmp_path, unquantized.num_rows))
+    assert found.exact_match is not None, found.reason
     assert found.exact_match >= unquantized.exact_match - MAX_LOSS

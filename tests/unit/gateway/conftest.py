@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from gateway_stack import Stack, listen, open_engine, open_stack
+from publish_site import Site
 
 from engines.fake import FakeEngine
 
@@ -26,3 +28,13 @@ async def stack(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) ->
 async def url(stack: Stack) -> AsyncIterator[str]:
     async with listen(stack.app) as url:
         yield url
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """A publisher over two replicas that have joined."""
+    site = Site(tmp_path)
+    for replica in site.replicas:
+        await site.join(replica)
+    yield site
+    site.store.close()
