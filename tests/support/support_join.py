@@ -18,8 +18,9 @@ def join(path: Path, results: Path = RESULTS) -> Path:
     """Returns the file that `path` was joined to: that of its machine."""
     report = Report.model_validate_json(path.read_text())
     into = report_path(results, report.machine)
-    known = Report.model_validate_json(into.read_text()).rows if into.exists() else ()
-    write(into, merge(report.model_copy(update={"rows": known}), outcomes_of(report)))
+    known = Report.model_validate_json(into.read_text()) if into.exists() else report.model_copy(update={"rows": ()})
+    versions = {**known.versions, **report.versions}
+    write(into, merge(report.model_copy(update={"rows": known.rows, "versions": versions}), outcomes_of(report)))
     return into
 
 
