@@ -136,14 +136,15 @@ class EngineActor:
             if parcel.version in self._strays:
                 await self._drop_strays()  # nothing may read what is written over
             if parcel.version not in self._held:
-                await self._trim_spares(parcel.version)  # first: they may hold the room needed
+                # First: spares may hold the room needed.
+                await self._trim_spares(sum(len(file.data) for file in parcel.files))
                 await asyncio.to_thread(self._copies.put, parcel)
             elif not self._copies.has(parcel.version, parcel.hashes()):
                 raise Conflict(f"{parcel.version} is loaded with other files; a version never changes", param="version")
 
     async def has_copy(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
         """Whether `load` would find a copy made of just these files: file name -> SHA-256 (hex)."""
-        return self._copies.has(version, hashes)
+        return await asyncio.to_thread(self._copies.has, version, hashes)
 
     async def load(self, owner: str, version: VersionName, ttl_s: float) -> LoadedAdapter:
         """Leases a slot, loads and pins what `copy` brought.
@@ -170,7 +171,8 @@ class EngineActor:
             return loaded
 
     async def release(self, owner: str, version: VersionName) -> None:
-        """Ends the owner's lease, unloads the adapter and drops its copy, unless somebody else leases it too."""
+        """Ends the owner's lease, and unloads the adapter, unless somebody else leases it too; a job's step loses its
+        copy."""
         async with self._changing:
             await self._release(owner, (version,))
 
@@ -311,8 +313,8 @@ class EngineActor:
         if version.job is not None:
             self._copies.drop(version)
 
-    async def _trim_spares(self, *about_to_come: VersionName) -> None:
-        await asyncio.to_thread(self._copies.trim, {*self._held, *self._strays, *about_to_come})
+    async def _trim_spares(self, needed_bytes: int = 0) -> None:
+        await asyncio.to_thread(self._copies.trim, {*self._held, *self._strays}, needed_bytes)
 
     async def _try_to_drop_strays(self) -> None:
         try:

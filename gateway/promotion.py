@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from engines.adapter import VerifiedAdapter
-from engines.errors import Conflict, DeadlineExceeded, Refused, TandemError, Unavailable
+from engines.errors import Conflict, DeadlineExceeded, Refused, Unavailable
 from engines.fleet import Fleet
 from engines.proof import check_agreement, check_delivery
 from engines.types import ProbePrompt, VersionName
@@ -59,8 +59,8 @@ class Publisher:
         try:
             async with asyncio.timeout(SEND_AHEAD_TIMEOUT_S):
                 await self._send_ahead(row, verified)
-        except (TandemError, OSError, TimeoutError) as error:  # a publish does what is missing
-            _log.info("%s is registered, and not on every replica: %r", row.name, error)
+        except Exception as error:  # named boundary: it is registered, and a publish does what is missing
+            _log.warning("%s is registered, and not on every replica: %r", row.name, error)
         return row
 
     async def promote(self, alias: str, version: VersionName) -> PublishReport:
@@ -138,8 +138,10 @@ class Publisher:
         try:
             if not is_read:
                 await asyncio.to_thread(self._registry.check_weights, row)
-        finally:
-            loaded = await loading
+        except BaseException:
+            await asyncio.gather(loading, return_exceptions=True)  # undone by whoever sees why the file is refused
+            raise
+        loaded = await loading
         profile = self._registry.base_of(row.engine).profile
         proofs = fleet.judge(lambda one: check_delivery(one, row.weights_sha256, verified.modules, profile), loaded)
         await self._advance(row, VersionState.STAGED)

@@ -12,6 +12,7 @@ import hashlib
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from engines.types import VersionName
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point, not a temporary file
 _MIN_FREE_BYTES = 1 << 30
 MAX_SPARE_BYTES = 1 << 30
+MIN_IDLE_S = 120.0
+"""A copy that was sent or asked for since is about to be loaded, by whoever did, and is no spare."""
 
 
 def copies_root(owner: str) -> Path:
@@ -39,6 +42,7 @@ class AdapterCopies:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._hashes: dict[VersionName, dict[str, str]] = {}
+        self._asked_s: dict[VersionName, float] = {}
 
     def put(self, parcel: Parcel) -> Path:
         """Writes the files, whole or not at all, over what is there of that version. `Unavailable` without room."""
@@ -59,11 +63,16 @@ class AdapterCopies:
             shutil.rmtree(temporary, ignore_errors=True)
         self._hashes.pop(parcel.version, None)  # the newest comes last
         self._hashes[parcel.version] = parcel.hashes()
+        self._asked_s[parcel.version] = time.monotonic()
         return directory
 
     def has(self, version: VersionName, hashes: Mapping[str, str]) -> bool:
-        """Whether the copy of `version` was made of just these files: file name -> SHA-256 (hex)."""
-        return self._hashes.get(version) == hashes
+        """Whether the copy of `version` was made of just these files (file name -> SHA-256, hex), and all are there."""
+        directory = self._directory(version)
+        is_there = self._hashes.get(version) == hashes and all((directory / name).is_file() for name in hashes)
+        if is_there:
+            self._asked_s[version] = time.monotonic()
+        return is_there
 
     def open(self, version: VersionName) -> Path:
         """The copy's directory, for an engine. Raises `NotFound` if there is none.
@@ -83,12 +92,14 @@ class AdapterCopies:
         if read_sha256 != self._hashes[version].get(WEIGHTS_FILE):
             self._check(version, WEIGHTS_FILE)
 
-    def trim(self, in_use: Collection[VersionName]) -> None:
-        """Drops spares, the oldest first, until they and what is free are within bounds."""
-        spares = [version for version in self._hashes if version not in in_use]
+    def trim(self, in_use: Collection[VersionName], needed_bytes: int = 0) -> None:
+        """Drops spares, the oldest first, until they and what is free, `needed_bytes` aside, are within bounds."""
+        newest_s = time.monotonic() - MIN_IDLE_S
+        spares = [one for one in self._hashes if one not in in_use and self._asked_s[one] <= newest_s]
         sizes = [self._size(version) for version in spares]
         for number, version in enumerate(spares):
-            if sum(sizes[number:]) <= MAX_SPARE_BYTES and shutil.disk_usage(self.root.parent).free >= _MIN_FREE_BYTES:
+            free_bytes = shutil.disk_usage(self.root.parent).free - needed_bytes
+            if sum(sizes[number:]) + needed_bytes <= MAX_SPARE_BYTES and free_bytes >= _MIN_FREE_BYTES:
                 return
             self.drop(version)
 
@@ -98,11 +109,13 @@ class AdapterCopies:
     def drop(self, version: VersionName) -> None:
         """Removes a copy; one that is not there does no harm."""
         self._hashes.pop(version, None)
+        self._asked_s.pop(version, None)
         shutil.rmtree(self._directory(version), ignore_errors=True)
 
     def clear(self) -> None:
         """Removes all, also what an earlier process of the same owner left behind."""
         self._hashes.clear()
+        self._asked_s.clear()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _check(self, version: VersionName, name: str) -> None:
@@ -111,7 +124,7 @@ class AdapterCopies:
             self.drop(version)
             raise EngineFault(
                 f"this replica's copy of {version} is damaged: {name} in {path.parent} is not what was sent. "
-                "Nothing was loaded; publish again, which copies it anew"
+                "It does not serve; publish again, which copies it anew"
             )
 
     def _size(self, version: VersionName) -> int:

@@ -20,7 +20,7 @@ def main() -> int:
 
     torch.set_num_threads(request["num_threads"])
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    if device.type == "cpu":
+    if device.type == "cpu" and request["scales_inputs"]:
         _pin_nothing()
     rows = _read_rows(request["calibration"])
     model = _quantize(request, rows, device)
@@ -51,6 +51,8 @@ def _pin_nothing() -> None:
     """AWQ pins rows for copies to an accelerator, which torch refuses where there is none."""
     from llmcompressor.pipelines.cache import IntermediatesCache
 
+    if not hasattr(IntermediatesCache, "pin_memory"):
+        raise AttributeError("llm-compressor pins its rows elsewhere than in IntermediatesCache.pin_memory")
     IntermediatesCache.pin_memory = lambda *_, **__: None
 
 

@@ -42,6 +42,7 @@ class Request:
             "out": str(out),
             "recipe": self.recipe,
             "calibration": str(self.calibration) if self.calibration else None,
+            "scales_inputs": self.scales_inputs,
             "num_threads": self.num_threads,
         }
 

@@ -1,4 +1,4 @@
-"""What `make test-slow` came to, file by file: docs/results/test-slow.json, from the JUnit files that pytest wrote.
+"""What runs of slow tests came to, file by file: docs/results/test-slow.json, from the JUnit files that pytest wrote.
 
     python tests/support/slow_report.py test-results/slow.xml...
 

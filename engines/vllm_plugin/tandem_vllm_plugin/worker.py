@@ -71,9 +71,10 @@ def _scratch_of(model: Any) -> Iterator[Any]:
     """Memory that 4-bit kernels work in. A reload makes it anew, while CUDA graphs go on with the one that they were
     captured with, which therefore must be kept from being freed."""
     for module in model.modules():
-        kernel = getattr(getattr(module, "scheme", None), "kernel", None)
-        if (workspace := getattr(kernel, "workspace", None)) is not None:
-            yield workspace
+        methods = (getattr(module, "scheme", None), getattr(module, "quant_method", None))
+        for owner in (module, *(getattr(method, "kernel", None) for method in methods)):
+            if (workspace := getattr(owner, "workspace", None)) is not None:
+                yield workspace
 
 
 @contextmanager

@@ -64,7 +64,7 @@ FIGURES = MappingProxyType(
             _quantized("quantized-w4a16", "--schemes", "unquantized", "w4a16"),
             _quantized("quantized-fp8", "--schemes", "fp8"),
             _bench("export-served", 560.0, "bench_export_served", "--at-once", "3"),
-            _bench("swap-2b", 560.0, "bench_swap", "--model", "2b", "--device", "cuda"),
+            _bench("swap-2b", 560.0, "bench_swap", "--model", "2b", "--device", "cuda", "--say-times"),
         )
     }
 )

@@ -150,13 +150,34 @@ async def test_spares_beyond_their_room_go_the_oldest_first_and_what_is_loaded_s
     await load(actor, tmp_path, 1)
     root = (await actor.status()).copies_root
     num_bytes = sum(path.stat().st_size for path in (root / "vqa@1").iterdir())
-    monkeypatch.setattr("engines.adapter.copies.MAX_SPARE_BYTES", num_bytes)
+    monkeypatch.setattr("engines.adapter.copies.MAX_SPARE_BYTES", 2 * num_bytes)
+    monkeypatch.setattr("engines.adapter.copies.MIN_IDLE_S", 0.0)
     for number in (2, 3, 4):
         await actor.copy(pack(version(number), adapter(tmp_path, number)))
     assert sorted(path.name for path in root.iterdir()) == ["vqa@1", "vqa@3", "vqa@4"]
     monkeypatch.setattr("engines.adapter.copies._MIN_FREE_BYTES", 1 << 62)
     await actor.release(OWNER, version(1))
     assert list(root.iterdir()) == []
+
+
+async def test_a_copy_that_was_sent_or_asked_for_of_late_is_no_spare(
+    actor: EngineActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.adapter.copies._MIN_FREE_BYTES", 1 << 62)
+    parcel = pack(version(1), adapter(tmp_path, 1))
+    await actor.copy(parcel)
+    await actor.copy(pack(version(2), adapter(tmp_path, 2)))
+    await actor.keep_only(OWNER, [])
+    assert await actor.has_copy(version(1), parcel.hashes())
+    await actor.load(OWNER, version(1), 60)
+    assert await held(actor) == [version(1)]
+
+
+async def test_a_copy_of_which_a_file_is_gone_is_none(actor: EngineActor, tmp_path: Path) -> None:
+    parcel = pack(version(1), adapter(tmp_path, 1))
+    await actor.copy(parcel)
+    ((await actor.status()).copies_root / "vqa@1" / "adapter_model.safetensors").unlink()
+    assert not await actor.has_copy(version(1), parcel.hashes())
 
 
 async def test_the_copies_of_an_engine_that_starts_anew_are_gone(actor: EngineActor, tmp_path: Path) -> None:
