@@ -191,10 +191,11 @@ async def test_cancelling_aborts_the_engines_work(client: EngineClient, engine: 
     await engine.aborted.wait()
 
 
-async def test_it_can_be_closed_twice() -> None:
-    client = EngineClient(timeout_s=1.0)
-    await client.close()
-    await client.close()
+async def test_it_can_be_closed_twice_and_asks_again(client: EngineClient, engine: ScriptedEngine) -> None:
+    for _ in range(2):
+        assert len(await client.ask(engine.target, QUESTION)) == QUESTION.num_samples
+        await client.close()
+        await client.close()
 
 
 def test_a_message_of_text_alone_is_a_string() -> None:
